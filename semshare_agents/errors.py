@@ -1,0 +1,87 @@
+"""The exception tree.
+
+::
+
+    SemShareError
+    ├── ConfigurationError (ValueError)     a setting or argument is wrong
+    ├── ModelError
+    │   ├── ModelNotFoundError              no model at that folder, file or hub id
+    │   └── ModelChecksumError              a downloaded model file is not the published one
+    ├── PromptError (ValueError)
+    │   ├── InvalidMessagesError            messages are empty or malformed
+    │   ├── TemplateError                   the chat template refuses the messages
+    │   └── ContextLengthError              prompt and answer exceed the model's context
+    ├── RegistryError
+    │   ├── RegistryUnavailableError        the database cannot be opened
+    │   └── SchemaVersionError              the database belongs to another schema version
+    ├── StoreError
+    │   ├── StoreNotWritableError           the store's folder cannot be written
+    │   └── CorruptBlockError               a KV file is damaged or not what its name says
+    └── ClosedError (RuntimeError)          the adapter was closed
+"""
+
+from __future__ import annotations
+
+
+class SemShareError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigurationError(SemShareError, ValueError):
+    """A setting or an argument is wrong; the message says which and what is allowed."""
+
+
+class ModelError(SemShareError):
+    """A model cannot be loaded."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no causal language model at the given folder, file or hub id."""
+
+
+class ModelChecksumError(ModelError):
+    """A fetched model file differs from the published one."""
+
+
+class PromptError(SemShareError, ValueError):
+    """The caller's messages cannot be turned into a prompt."""
+
+
+class InvalidMessagesError(PromptError):
+    """The message list is empty or an entry is malformed."""
+
+
+class TemplateError(PromptError):
+    """The model's chat template refuses the messages."""
+
+
+class ContextLengthError(PromptError):
+    """Prompt and answer do not fit into the model's context window."""
+
+
+class RegistryError(SemShareError):
+    """The SQL registry cannot do what was asked."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The database cannot be opened or reached."""
+
+
+class SchemaVersionError(RegistryError):
+    """The database was written by another schema version of this package."""
+
+
+class StoreError(SemShareError):
+    """The KV store cannot do what was asked."""
+
+
+class StoreNotWritableError(StoreError):
+    """The store's folder cannot be created or written."""
+
+
+class CorruptBlockError(StoreError):
+    """A stored block is damaged, truncated or not the block its name says."""
+
+
+class ClosedError(SemShareError, RuntimeError):
+    """The adapter was closed; open a new one."""

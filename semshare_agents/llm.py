@@ -1,0 +1,345 @@
+"""The async adapter: sessions, generate, stream."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, Self
+
+from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError
+from semshare_agents.evict import make_policy
+from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.registry import Registry
+from semshare_agents.remember import make_durable, remember
+from semshare_agents.reuse.cost import CostModel, measured
+from semshare_agents.reuse.plan import PlanSettings
+from semshare_agents.reuse.strategies import make_strategy
+from semshare_agents.settings import Settings, load_settings
+from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
+from semshare_agents.store.tiers import Leases
+from semshare_agents.turn import ABLATIONS, Answer, Prefilled, Request, Turns
+from semshare_agents.values import Generation, Messages, Piece, Reuse, Sampling, Usage
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+class SemShareLLM:
+    """A causal language model with a memory made of KV.
+
+    Open it with ``async with SemShareLLM.open() as llm`` or ``llm = await SemShareLLM.open()`` followed by `aclose`.
+    One instance serves any number of concurrent calls from one event loop.
+    """
+
+    def __init__(self, settings: Settings, model: LoadedModel | None = None, progress: Progress | None = None):
+        self.settings = settings
+        self._given = model
+        self._progress = progress or (lambda _: None)
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="semshare-compute")
+        self._background: set[asyncio.Task[None]] = set()
+        self._turns: Turns | None = None
+        self._alive: IO[bytes] | None = None
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, *, loaded: LoadedModel | None = None, progress: Progress | None = None, **settings: Any
+    ) -> SemShareLLM:
+        """An adapter that starts when it is awaited or entered.
+
+        Args:
+            loaded: A model that is in memory already; it wins over the `model` setting.
+            progress: Called with one line at each slow step of starting.
+            settings: Overrides of `semshare_agents.settings.Settings`.
+
+        Raises:
+            ConfigurationError: a setting is not allowed.
+        """
+        return cls(load_settings(**settings), loaded, progress)
+
+    def __await__(self) -> Generator[Any, None, SemShareLLM]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # --- life
+
+    async def _start(self) -> SemShareLLM:
+        if self._turns is not None or self._closed:
+            return self
+        settings = self.settings
+        strategy, policies = make_strategy(settings.strategy), [make_policy(settings.eviction) for _ in range(3)]
+        leases = Leases()
+        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, policies, leases), leases))
+        try:
+            registry = await Registry.open(settings.registry_url)
+            try:
+                model = self._given or await self._on_compute(self._load)
+                cost = await self._on_compute(self._measure, model)
+                await self._clean(registry, tiers)
+            except BaseException:
+                await registry.close()
+                raise
+        except BaseException:
+            tiers.close()
+            self._compute.shutdown(wait=False)
+            raise
+        self._turns = Turns(
+            model=model,
+            registry=registry,
+            tiers=tiers,
+            cost=cost,
+            strategy=strategy,
+            plan_settings=PlanSettings(
+                settings.head_tokens, settings.tail_tokens, settings.semantic_share, settings.min_gain
+            ),
+            block_tokens=settings.block_tokens,
+            similarity_threshold=settings.similarity_threshold,
+            compute=self._compute,
+        )
+        return self
+
+    def _load(self) -> LoadedModel:
+        import torch
+
+        settings = self.settings
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self._progress("loading the model")
+        return load(settings.model, settings.home, settings.device, settings.dtype, self._progress)
+
+    def _measure(self, model: LoadedModel) -> CostModel | None:
+        rows = model.support.rows
+        if rows is None:
+            return None
+        self._progress("measuring this machine's speed")
+        speeds = measured(rows, model.context_tokens, model.fingerprint, self.settings.home)
+        return CostModel(speeds, rows.token_bytes)
+
+    async def _clean(self, registry: Registry, tiers: Tiers) -> None:
+        """Take over or forget what processes that ended had in RAM, and what a lowered budget no longer holds.
+
+        A shared lock says that a process lives; whoever gets it exclusively is alone. Databases that other hosts may
+        use are left to `semshare verify`.
+        """
+        for tier in tiers.tiers:
+            victims = tier.trim()
+            await asyncio.to_thread(tier.forget, victims)
+            gone = [key for key in victims if not tiers.anywhere(key)]
+            await registry.drop_blocks(gone, "evict", f"the budget of {tier.name} was lowered")
+        if registry.dialect != "sqlite":
+            return
+        self._alive, alone = await asyncio.to_thread(_announce, self.settings.home)
+        if alone:
+            foreign = await registry.foreign()
+            durable = tiers.durable
+            await registry.made_durable([k for k in foreign if durable is not None and k in durable])
+            rest = [k for k in foreign if durable is None or k not in durable]
+            await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
+
+    async def aclose(self) -> None:
+        """Finish writing what was stored, then close everything. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.flush()
+        if self._turns is not None:
+            await self._turns.registry.close()
+            await asyncio.to_thread(self._turns.tiers.close)
+        await asyncio.to_thread(self._compute.shutdown)
+        if self._alive is not None:
+            await asyncio.to_thread(self._alive.close)
+
+    async def flush(self) -> None:
+        """Wait until everything stored so far is on disk."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    @property
+    def turns(self) -> Turns:
+        """The stages and what they need.
+
+        Raises:
+            ClosedError: the adapter is closed or was never started.
+        """
+        if self._closed or self._turns is None:
+            raise ClosedError("this SemShareLLM is closed or was not started: use `async with SemShareLLM.open()`")
+        return self._turns
+
+    async def _on_compute(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._compute, lambda: function(*arguments))
+
+    # --- use
+
+    def session(self, name: str, *, tenant: str | None = None, system: str | None = None, **defaults: Any) -> Session:
+        """A conversation whose history is kept in the registry.
+
+        Args:
+            name: Its name; the same name goes on where it left off, also in a later process.
+            tenant: Whose memory it uses; default: the setting.
+            system: System prompt; it may change from one process to the next.
+            defaults: Keyword arguments of `generate` for all its turns.
+        """
+        if not name:
+            raise ConfigurationError("a session needs a name")
+        return Session(self, name, tenant or self.settings.tenant, system, defaults)
+
+    async def generate(self, messages: Messages, **options: Any) -> Generation:
+        """Answer a message list.
+
+        Args:
+            messages: `{"role", "content"}` mappings.
+            options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `tools`, `store`, `sampling`
+                or the fields of `semshare_agents.values.Sampling` by name.
+
+        Raises:
+            PromptError: the messages are malformed, or too long for the model.
+            ConfigurationError: an option is wrong.
+            ClosedError: the adapter is closed.
+        """
+        generation: Generation | None = None
+        async with aclosing(self.stream(messages, **options)) as pieces:
+            async for piece in pieces:
+                generation = piece.generation
+        assert generation is not None
+        return generation
+
+    async def stream(self, messages: Messages, **options: Any) -> AsyncIterator[Piece]:
+        """Answer a message list piece by piece; the last piece carries the whole `Generation`.
+
+        Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
+        """
+        turns, request = self.turns, self._request(messages, options)
+        prefilled = await turns.prefill(request)
+        answer = Answer()
+        try:
+            async with aclosing(turns.generate(prefilled, answer)) as texts:
+                async for text in texts:
+                    yield Piece(text)
+            turn_id = await self._store(turns, prefilled, answer) if request.store else None
+        finally:
+            prefilled.run.close()
+        yield Piece("", _generation(prefilled, answer, turn_id))
+
+    async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer) -> int | None:
+        """Remember a turn; its answer stands even where that fails."""
+        try:
+            stored = await remember(turns, prefilled, answer)
+        except SemShareError as e:
+            log.warning("a turn is not remembered: %s", e)
+            return None
+        task = asyncio.create_task(self._write(turns, prefilled.scope.fingerprint, stored))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return stored.turn_id
+
+    @staticmethod
+    async def _write(turns: Turns, fingerprint: str, stored: Any) -> None:
+        try:
+            await make_durable(turns, fingerprint, stored)
+        except SemShareError as e:
+            log.warning("a turn stays in memory only: %s", e)
+
+    def _request(self, messages: Messages, options: dict[str, Any]) -> Request:
+        options = dict(options)
+        tenant = options.pop("tenant", None) or self.settings.tenant
+        reuse = options.pop("reuse", None)
+        sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
+        fixed = {name: options.pop(name) for name in ("session", "tools", "store", "ablations") if name in options}
+        fields = set(Sampling.__dataclass_fields__)
+        unknown = set(options) - fields
+        if unknown:
+            raise ConfigurationError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(sorted(fields))}")
+        if isinstance(options.get("stop"), str):
+            options["stop"] = (options["stop"],)
+        sampling = replace(sampling, **{k: tuple(v) if k == "stop" else v for k, v in options.items() if v is not None})
+        if "ablations" in fixed and not (fixed["ablations"] <= ABLATIONS):
+            raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
+        word = self.settings.reuse if reuse is None else Reuse.parse(reuse)
+        return Request(messages=messages, tenant=tenant, reuse=word, sampling=sampling, **fixed)
+
+
+class Session:
+    """A conversation. Turns of one session follow one another; turns of different sessions run side by side."""
+
+    def __init__(self, llm: SemShareLLM, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
+        self._llm = llm
+        self.name = name
+        self.tenant = tenant
+        self._system = system
+        self._defaults = defaults
+        self._lock = asyncio.Lock()
+        self._messages: list[dict[str, Any]] | None = None
+
+    async def messages(self) -> list[dict[str, Any]]:
+        """The conversation so far."""
+        if self._messages is None:
+            history = await self._llm.turns.registry.history(self.tenant, self.name)
+            if self._system is not None:
+                history = [m for m in history if m["role"] != "system"]
+                history.insert(0, {"role": "system", "content": self._system})
+            self._messages = history
+        return list(self._messages)
+
+    async def send(self, text: str, **options: Any) -> Generation:
+        """Say something and get the answer; options as in `SemShareLLM.generate`."""
+        generation: Generation | None = None
+        async with aclosing(self.stream(text, **options)) as pieces:
+            async for piece in pieces:
+                generation = piece.generation
+        assert generation is not None
+        return generation
+
+    async def stream(self, text: str, **options: Any) -> AsyncIterator[Piece]:
+        """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
+        async with self._lock:
+            messages = [*await self.messages(), {"role": "user", "content": text}]
+            options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
+            async with aclosing(self._llm.stream(messages, **options)) as pieces:
+                async for piece in pieces:
+                    if piece.generation is not None:
+                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.text}]
+                    yield piece
+
+
+def _generation(prefilled: Prefilled, answer: Answer, turn_id: int | None) -> Generation:
+    report = replace(prefilled.report, turn_id=turn_id)
+    usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
+    return Generation(answer.text, tuple(answer.tokens), answer.finish_reason, usage, report)
+
+
+def _make_tiers(settings: Settings, policies: list[Any], leases: Leases) -> list[Tier]:
+    tiers: list[Tier] = []
+    if settings.device_bytes:
+        device = "cuda" if settings.device == "auto" else settings.device
+        tiers.append(Tier(DeviceStore(device), settings.device_bytes, policies[0], leases))
+    if settings.memory_bytes:
+        tiers.append(Tier(MemoryStore(), settings.memory_bytes, policies[1], leases))
+    if settings.disk_bytes:
+        tiers.append(Tier(DiskStore(settings.kv_dir), settings.disk_bytes, policies[2], leases))
+    return tiers
+
+
+def _announce(home: Path) -> tuple[IO[bytes], bool]:
+    """Hold the shared lock that says this process lives; the second value says whether no other one did."""
+    home.mkdir(parents=True, exist_ok=True)
+    handle = (home / "alive.lock").open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except OSError:
+        alone = False
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return handle, alone

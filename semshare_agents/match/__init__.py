@@ -1,0 +1,1 @@
+"""Finding, for each prompt token, past KV that can serve it."""

@@ -1,0 +1,1 @@
+"""The model: loading, fingerprint, what it supports, computing rows, moving keys, generating."""

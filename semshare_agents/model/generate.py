@@ -1,0 +1,106 @@
+"""Choosing tokens, turning them into text, and stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from semshare_agents.values import Ints, Sampling
+
+
+class Sampler:
+    """Draws the next token from logits, with transformers' processors and warpers.
+
+    Args:
+        sampling: The parameters.
+        prompt: The prompt's token ids, for penalties, shape `(tokens,)`.
+        device: Where logits live.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device):
+        self._greedy = sampling.temperature == 0
+        self._seen = torch.as_tensor(prompt, device=device)[None]
+        self._generator = torch.Generator(device=device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+        processors = LogitsProcessorList()
+        if sampling.repetition_penalty != 1.0:
+            processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if not self._greedy:
+            processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                processors.append(TopPLogitsWarper(sampling.top_p))
+        self._processors = processors
+
+    @torch.inference_mode()
+    def next(self, logits: torch.Tensor) -> int:
+        """The next token from logits of shape `(vocabulary,)`."""
+        if self._greedy and not self._processors:
+            return int(logits.argmax())
+        scores = self._processors(self._seen, logits[None].float())
+        if self._greedy:
+            token = scores.argmax(-1, keepdim=True)
+        else:
+            token = torch.multinomial(scores.softmax(-1), 1, generator=self._generator)
+        self._seen = torch.cat([self._seen, token], dim=1)
+        return int(token)
+
+
+class TextStream:
+    """Detokenises a growing answer and holds back what may turn out to be a stop string.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        stop: Stop strings, of any number of tokens.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Iterable[str] = ()):
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._decode = DecodeStream(skip_special_tokens=True)
+        self._pending = ""
+        self.text = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Add a token; returns text that is certain to be part of the answer."""
+        self._pending += self._decode.step(self._tokenizer.backend_tokenizer, token) or ""
+        cuts = [at for s in self._stop if (at := self._pending.find(s)) >= 0]
+        if cuts:
+            self.stopped = True
+            self._pending = self._pending[: min(cuts)]
+            return self.finish()
+        return self._release(len(self._pending) - self._held())
+
+    def finish(self) -> str:
+        """The rest of the text, once no token follows."""
+        return self._release(len(self._pending))
+
+    def _release(self, count: int) -> str:
+        piece, self._pending = self._pending[:count], self._pending[count:]
+        self.text += piece
+        return piece
+
+    def _held(self) -> int:
+        """Length of the longest end of the pending text that begins a stop string."""
+        longest = 0
+        for stop in self._stop:
+            for size in range(min(len(stop) - 1, len(self._pending)), longest, -1):
+                if self._pending.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest

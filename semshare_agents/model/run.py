@@ -1,0 +1,124 @@
+"""Runs: what holds a turn's KV while it is computed and continued."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+
+from semshare_agents.model.rows import BufferPool, ForwardStopped, Narrow, RowModel
+from semshare_agents.values import Ints
+
+
+class Run(ABC):
+    """One turn's computation; every method belongs on the compute thread."""
+
+    def __init__(self) -> None:
+        self.stop = Event()
+        """Set it from any thread to end a running forward early with `ForwardStopped`."""
+
+    @abstractmethod
+    def cold(self, prompt: Ints) -> torch.Tensor:
+        """Prefill a whole prompt; returns the last token's logits `(vocabulary,)`."""
+
+    @abstractmethod
+    def step(self, token: int) -> torch.Tensor:
+        """Append a token; returns its logits `(vocabulary,)`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the run holds."""
+
+
+class RowRun(Run):
+    """A run whose KV lies in a full-length buffer, any rows of which can be computed.
+
+    Args:
+        rows: The row model.
+        pool: Where the buffer comes from.
+        tokens: Prompt and answer, at most.
+    """
+
+    def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
+        super().__init__()
+        self._rows = rows
+        self._pool = pool
+        self._buffer: torch.Tensor | None = pool.acquire(tokens)
+        self.length = 0
+
+    @property
+    def buffer(self) -> torch.Tensor:
+        """`(layers, 2, kv_heads, capacity, head_dim)`."""
+        assert self._buffer is not None, "the run is closed"
+        return self._buffer
+
+    def cold(self, prompt: Ints) -> torch.Tensor:
+        """See `Run.cold`."""
+        return self.prefill(prompt, np.arange(len(prompt)))
+
+    def prefill(self, prompt: Ints, rows: Ints, narrow: Narrow | None = None, watch: int = -1) -> torch.Tensor:
+        """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`."""
+        out = self._rows.forward(prompt[rows], rows, self.buffer, narrow=narrow, watch=watch, stop=self.stop)
+        self.length = len(prompt)
+        return out[-1]
+
+    def step(self, token: int) -> torch.Tensor:
+        """See `Run.step`."""
+        at = np.asarray([self.length])
+        out = self._rows.forward(np.asarray([token]), at, self.buffer, stop=self.stop)
+        self.length += 1
+        return out[-1]
+
+    def close(self) -> None:
+        """See `Run.close`."""
+        if self._buffer is not None:
+            self._pool.release(self._buffer)
+            self._buffer = None
+
+
+class StockRun(Run):
+    """A run of a model whose KV cannot be reused, on the stock forward with the library's own cache."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self._model = model
+        self._cache: Any = None
+        self._encoded: Any = None
+
+    @torch.inference_mode()
+    def cold(self, prompt: Ints) -> torch.Tensor:
+        """See `Run.cold`."""
+        ids = torch.as_tensor(prompt, device=self._model.device)[None]
+        if self._model.config.is_encoder_decoder:
+            self._encoded = self._model.get_encoder()(input_ids=ids)
+            return self._forward(self._model.config.decoder_start_token_id)
+        out = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        self._cache = out.past_key_values
+        logits: torch.Tensor = out.logits[0, -1]
+        return logits
+
+    @torch.inference_mode()
+    def step(self, token: int) -> torch.Tensor:
+        """See `Run.step`."""
+        return self._forward(token)
+
+    def _forward(self, token: int) -> torch.Tensor:
+        if self.stop.is_set():
+            raise ForwardStopped
+        ids = torch.tensor([[token]], device=self._model.device)
+        if self._encoded is not None:
+            out = self._model(
+                encoder_outputs=self._encoded, decoder_input_ids=ids, past_key_values=self._cache, use_cache=True
+            )
+        else:
+            out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True)
+        self._cache = out.past_key_values
+        logits: torch.Tensor = out.logits[0, -1]
+        return logits
+
+    def close(self) -> None:
+        """See `Run.close`."""
+        self._cache = self._encoded = None

@@ -1,0 +1,85 @@
+"""From a message list to token ids, through the model's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from semshare_agents.errors import ContextLengthError, InvalidMessagesError, TemplateError
+from semshare_agents.values import Ints, Messages
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
+
+
+def clean_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Validate a message list; lists of text parts become one text.
+
+    Raises:
+        InvalidMessagesError: it is empty, or an entry is no mapping with a known role and text content.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not hasattr(messages, "__iter__"):
+        raise InvalidMessagesError('messages must be a list of {"role", "content"} mappings')
+    cleaned = [_clean(i, message) for i, message in enumerate(messages)]
+    if not cleaned:
+        raise InvalidMessagesError("messages must not be empty")
+    return cleaned
+
+
+def _clean(index: int, message: object) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise InvalidMessagesError(f"message {index} is not a mapping but {type(message).__name__}")
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidMessagesError(f"message {index} has role {role!r}; known roles: {', '.join(sorted(ROLES))}")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        content = ""
+    if isinstance(content, list | tuple):
+        texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
+        if not all(isinstance(t, str) for t in texts):
+            raise InvalidMessagesError(f"message {index} has parts other than text, which this model cannot read")
+        content = "".join(str(t) for t in texts)
+    if not isinstance(content, str):
+        raise InvalidMessagesError(f"message {index} has content of type {type(content).__name__}; it must be text")
+    return {**message, "content": content}
+
+
+def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Ints:
+    """Render messages with the chat template and encode them, up to where the answer begins.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        messages: Validated messages.
+        tools: JSON schemas of tools, for templates that render them.
+
+    Returns:
+        Token ids, shape `(tokens,)`.
+
+    Raises:
+        TemplateError: there is no template, or it refuses the messages.
+    """
+    from jinja2 import TemplateError as JinjaError
+
+    if tokenizer.chat_template is None:
+        raise TemplateError("the tokenizer has no chat template: use a model made for chat")
+    try:
+        encoded = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=True)
+    except (JinjaError, TypeError, KeyError) as e:
+        raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
+    return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+
+def check_length(prompt_tokens: int, max_new_tokens: int, context_tokens: int) -> int:
+    """How many tokens may be generated.
+
+    Raises:
+        ContextLengthError: the prompt leaves no room for an answer.
+    """
+    room = context_tokens - prompt_tokens
+    if room < 1:
+        raise ContextLengthError(
+            f"the prompt has {prompt_tokens} tokens, the model's context {context_tokens}: shorten the history"
+        )
+    return min(max_new_tokens, room)

@@ -1,0 +1,77 @@
+"""The report of a turn: where every token's KV came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from semshare_agents.values import Alignment, Kind, Plan, Report
+
+
+def effective_kinds(alignment: Alignment, plan: Plan) -> np.ndarray:  # type: ignore[type-arg]
+    """`Kind` of each prompt token as it was used: rows computed in the first layers count as computed."""
+    kinds = alignment.kind.copy()
+    if plan.layer_shares:
+        kinds[plan.required] = Kind.COMPUTED
+    else:
+        kinds[plan.rows] = Kind.COMPUTED
+    return kinds
+
+
+def exact_frontier(alignment: Alignment, plan: Plan) -> int:
+    """Length of the prompt's prefix whose KV equals a cold run's."""
+    if plan.cold:
+        return len(alignment)
+    kinds = effective_kinds(alignment, plan)
+    approximate = np.flatnonzero((kinds == Kind.MOVED) | (kinds == Kind.SEMANTIC))
+    return int(approximate[0]) if len(approximate) else len(alignment)
+
+
+def make_report(
+    alignment: Alignment,
+    plan: Plan,
+    stages_seconds: Mapping[str, float],
+    ttft_seconds: float,
+    misses: int,
+    layers: int,
+    candidates: int,
+) -> Report:
+    """Sum up a turn.
+
+    Args:
+        alignment: Where each token's KV could come from.
+        plan: What was computed.
+        stages_seconds: Seconds of each stage.
+        ttft_seconds: From message list to first token.
+        misses: Blocks promised and not served.
+        layers: Layers of the model.
+        candidates: Rows that a layered plan may drop above its check layer.
+    """
+    tokens = len(alignment)
+    kinds = np.zeros(tokens, np.uint8) if plan.cold else effective_kinds(alignment, plan)
+    counts = {kind.name.lower(): int((kinds == kind).sum()) for kind in Kind}
+    loosest = Kind(int(kinds.max(initial=0)))
+    used = kinds != Kind.COMPUTED
+    donors = {
+        donor.turn_id: count
+        for index, donor in enumerate(alignment.donors)
+        if (count := int((used & (alignment.donor == index)).sum()))
+    }
+    if plan.layer_shares:
+        row_layers = sum(len(plan.required) + round(s * candidates) for s in plan.layer_shares)
+    else:
+        row_layers = len(plan.rows) * layers
+    return Report(
+        reuse_class="cold" if loosest is Kind.COMPUTED else loosest.name.lower(),
+        tokens=counts,
+        rows_share=row_layers / (tokens * layers),
+        donors=donors,
+        similarity=alignment.similarity,
+        exact_tokens=exact_frontier(alignment, plan),
+        stages_seconds=dict(stages_seconds),
+        ttft_seconds=ttft_seconds,
+        predicted_cold_seconds=plan.predicted_cold_seconds,
+        reason=plan.reason,
+        misses=misses,
+    )

@@ -1,0 +1,138 @@
+"""The registry's tables. A change here needs a new `SCHEMA_VERSION`."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+# SQLite gives automatic row ids to INTEGER keys only.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+schema = Table("semshare_schema", metadata, Column("version", Integer, primary_key=True))
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+)
+
+scopes = Table(
+    "scopes",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("model", Text, nullable=False),
+    UniqueConstraint("tenant_id", "fingerprint"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("used_at", Float, nullable=False),
+    UniqueConstraint("tenant_id", "name"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("scope_id", ForeignKey("scopes.id"), nullable=False),
+    Column("session_id", ForeignKey("sessions.id")),
+    Column("created_at", Float, nullable=False),
+    Column("reuse_class", String(16), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("stored_tokens", Integer, nullable=False),
+    Column("exact_tokens", Integer, nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("ttft_seconds", Float, nullable=False),
+    Column("predicted_cold_seconds", Float, nullable=False),
+    Column("tokens", LargeBinary, nullable=False),
+    Column("messages", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("report", Text, nullable=False),
+    Index("turns_by_session", "session_id", "id"),
+    Index("turns_by_scope", "scope_id", "id"),
+    sqlite_autoincrement=True,
+)
+"""Ids are never used twice: a reused id could serve another turn's KV."""
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("scope_id", ForeignKey("scopes.id"), nullable=False),
+    Column("key", String(32), nullable=False, unique=True),
+    Column("turn_id", ForeignKey("turns.id"), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("chain", String(32), nullable=False),
+    Column("branch", String(32)),
+    Column("content", BigInteger),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("holder", String(32)),
+    Index("blocks_by_chain", "scope_id", "chain"),
+    Index("blocks_by_branch", "scope_id", "branch"),
+    Index("blocks_by_content", "scope_id", "content"),
+    Index("blocks_by_turn", "turn_id"),
+    Index("blocks_by_holder", "holder"),
+    sqlite_autoincrement=True,
+)
+"""`turn_id` is a turn that contains the block at `start`; `holder` names the process whose RAM alone has it, NULL
+says that it is on disk. `branch` digests the chain name before the block and its first tokens."""
+
+turn_blocks = Table(
+    "turn_blocks",
+    metadata,
+    Column("turn_id", ForeignKey("turns.id"), primary_key=True),
+    Column("start", Integer, primary_key=True),
+    Column("length", Integer, nullable=False),
+    Column("block_id", ForeignKey("blocks.id"), nullable=False),
+    Index("turn_blocks_by_block", "block_id"),
+    sqlite_with_rowid=False,
+)
+
+bands = Table(
+    "bands",
+    metadata,
+    Column("scope_id", ForeignKey("scopes.id"), primary_key=True),
+    Column("value", Integer, primary_key=True),
+    Column("turn_id", ForeignKey("turns.id"), primary_key=True),
+    Index("bands_by_turn", "turn_id"),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("turn_id", BigInteger),
+    Column("kind", String(16), nullable=False),
+    Column("donor_turn_id", BigInteger),
+    Column("tokens", Integer, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("events_by_turn", "turn_id"),
+)
+"""`kind` is exact, moved, semantic, cold, miss or evict."""

@@ -1,0 +1,1 @@
+"""Deciding which rows are computed and whether reuse pays: cost model, plan, selection strategies."""

@@ -1,0 +1,92 @@
+"""Load and move: lay donors' blocks into a prompt's buffer and rotate the keys to their new positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from semshare_agents.model.rotary import KeyMover
+from semshare_agents.store.base import BlockInfo
+from semshare_agents.values import Alignment, BlockRef, Ints
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Positions that one block fills.
+
+    Attributes:
+        block: The block.
+        target: Prompt positions, shape `(tokens,)`.
+        inside: Positions within the block, shape `(tokens,)`.
+    """
+
+    block: BlockRef
+    target: Ints
+    inside: Ints
+
+
+def fills(alignment: Alignment, positions: Ints) -> list[Fill]:
+    """Group prompt positions by the stored block that serves them."""
+    out: list[Fill] = []
+    for index, donor in enumerate(alignment.donors):
+        mine = positions[alignment.donor[positions] == index]
+        if not len(mine):
+            continue
+        starts = np.asarray([b.start for b in donor.blocks])
+        which = np.searchsorted(starts, alignment.source[mine], side="right") - 1
+        order = np.argsort(which, kind="stable")
+        edges = np.flatnonzero(np.diff(which[order])) + 1
+        for group in np.split(order, edges):
+            block = donor.blocks[int(which[group[0]])]
+            target = mine[group]
+            out.append(Fill(block, target, alignment.source[target] - block.start))
+    return out
+
+
+def infos(parts: list[Fill], fingerprint: str) -> list[BlockInfo]:
+    """The distinct blocks that fills need."""
+    distinct = {f.block.key: BlockInfo(f.block.key, fingerprint, f.block.stored_tokens) for f in parts}
+    return list(distinct.values())
+
+
+def assemble(
+    buffer: torch.Tensor, parts: list[Fill], blocks: Mapping[str, torch.Tensor], alignment: Alignment, mover: KeyMover | None
+) -> None:
+    """Copy blocks into a buffer and rotate the keys whose position changed.
+
+    Args:
+        buffer: `(layers, 2, kv_heads, capacity, head_dim)`.
+        parts: Which positions come from which block.
+        blocks: KV by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
+        alignment: Where each position comes from.
+        mover: Moves keys; None leaves them as they are.
+    """
+    if not parts:
+        return
+    everything = np.concatenate([f.target for f in parts])
+    sources = alignment.source[everything]
+    rotation = None if mover is None else mover.rotation(sources, everything)
+    done = 0
+    for part in parts:
+        here = slice(done, done + len(part.target))
+        done += len(part.target)
+        kv = blocks[part.block.key]
+        moves = rotation is not None and bool((sources[here] != everything[here]).any())
+        if _consecutive(part.target) and _consecutive(part.inside):
+            a, s, n = int(part.target[0]), int(part.inside[0]), len(part.target)
+            place = buffer[:, :, :, a : a + n]
+            place.copy_(kv[:, :, :, s : s + n])
+            if moves and rotation is not None:
+                rotation.apply(place[:, 0], here)
+            continue
+        gathered = kv.index_select(3, torch.as_tensor(part.inside, device=kv.device)).to(buffer.device)
+        if moves and rotation is not None:
+            rotation.apply(gathered[:, 0], here)
+        buffer.index_copy_(3, torch.as_tensor(part.target, device=buffer.device), gathered)
+
+
+def _consecutive(positions: Ints) -> bool:
+    return bool(positions[-1] - positions[0] + 1 == len(positions)) and bool((np.diff(positions) == 1).all())

@@ -1,0 +1,159 @@
+"""Plan: which rows of a prompt are computed, and whether that beats a cold prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.strategies import Choice, SelectionStrategy
+from semshare_agents.values import Alignment, Ints, Kind, Plan
+
+COHERENT_TOKENS = 64
+"""A semantic match may step this far in its donor and still count as going on."""
+SINK_TOKENS = 4
+"""The first tokens of a prompt are attention sinks (Xiao et al., ICLR 2024): never approximate."""
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """The settings that shape a plan; see `semshare_agents.settings.Settings`."""
+
+    head_tokens: int
+    tail_tokens: int
+    semantic_share: float
+    min_gain: float
+
+
+def cold_plan(tokens: int, reason: str, predicted_seconds: float = 0.0) -> Plan:
+    """Everything is computed."""
+    rows = np.arange(tokens)
+    return Plan(
+        rows, True, reason, predicted_seconds=predicted_seconds, predicted_cold_seconds=predicted_seconds, required=rows
+    )
+
+
+def make_plan(
+    alignment: Alignment,
+    settings: PlanSettings,
+    strategy: SelectionStrategy,
+    cost: CostModel,
+    layers: int,
+    on_disk: Callable[[str], bool],
+) -> Plan:
+    """Choose rows and predict what they take.
+
+    Computed are: unmatched tokens, the head of each span that does not go on from what precedes it (its KV saw other
+    text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches.
+
+    Args:
+        alignment: What was found.
+        settings: Shares and sizes.
+        strategy: Chooses among semantic matches.
+        cost: Predicts times.
+        layers: Layers of the model.
+        on_disk: Whether a block would have to come from disk.
+    """
+    tokens = len(alignment)
+    cold_seconds = cost.cold_seconds(tokens)
+    if not (alignment.kind != Kind.COMPUTED).any():
+        return cold_plan(tokens, _nothing_found(alignment), cold_seconds)
+    required = required_rows(alignment, settings.head_tokens, settings.tail_tokens)
+    candidates = np.flatnonzero((alignment.kind == Kind.SEMANTIC) & ~required)
+    choice = strategy.choose(candidates, alignment.distance[candidates], settings.semantic_share, layers)
+    wanted = required.copy()
+    wanted[choice.rows] = True
+    rows = np.flatnonzero(wanted)
+    loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
+    share = layer_share(choice, len(candidates), len(rows), layers)
+    seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
+    if seconds * settings.min_gain > cold_seconds:
+        return cold_plan(tokens, f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s", cold_seconds)
+    return Plan(
+        rows=rows,
+        cold=False,
+        predicted_seconds=seconds,
+        predicted_cold_seconds=cold_seconds,
+        layer_shares=choice.layer_shares,
+        check_layer=choice.check_layer,
+        required=np.flatnonzero(required),
+    )
+
+
+def _nothing_found(alignment: Alignment) -> str:
+    if alignment.similarity:
+        return f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold"
+    return "nothing stored matches this prompt"
+
+
+def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> NDArray[np.bool_]:
+    """Rows that every strategy computes in every layer, as a mask of shape `(tokens,)`."""
+    tokens = len(alignment)
+    required = alignment.kind == Kind.COMPUTED
+    required[max(0, tokens - tail_tokens) :] = True
+    required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
+    for start, end in alignment.runs():
+        if alignment.kind[start] != Kind.EXACT and not _goes_on(alignment, start):
+            required[start : min(end, start + head_tokens)] = True
+    return required
+
+
+def _goes_on(alignment: Alignment, start: int) -> bool:
+    """Whether a span's KV saw, in its donor, what precedes it here."""
+    if start == 0:
+        return bool(alignment.source[0] == 0)
+    before = start - 1
+    step = int(alignment.source[start] - alignment.source[before])
+    same = alignment.donor[start] == alignment.donor[before]
+    if alignment.kind[before] == Kind.EXACT:
+        # After an exact prefix, a donor at its own place saw just this prefix.
+        donor = alignment.donors[alignment.donor[start]]
+        other = alignment.donors[alignment.donor[before]]
+        at_home = alignment.source[start] == start
+        return bool(at_home and (same or np.array_equal(donor.tokens[:start], other.tokens[:start])))
+    either = Kind.SEMANTIC in (alignment.kind[start], alignment.kind[before])
+    return bool(same and (step == 1 or (either and 0 <= step <= COHERENT_TOKENS)))
+
+
+def layer_share(choice: Choice, candidates: int, rows: int, layers: int) -> float:
+    """Computed row-layers over `rows` in all layers."""
+    if not choice.layer_shares or not rows:
+        return 1.0
+    fixed = rows - candidates
+    computed = sum(fixed + round(share * candidates) for share in choice.layer_shares)
+    return computed / (rows * layers)
+
+
+def _disk_tokens(alignment: Alignment, loaded: NDArray[np.bool_], on_disk: Callable[[str], bool]) -> int:
+    total = 0
+    for index, donor in enumerate(alignment.donors):
+        sources = alignment.source[loaded & (alignment.donor == index)]
+        for block in donor.blocks:
+            inside = int(((sources >= block.start) & (sources < block.start + block.length)).sum())
+            if inside and on_disk(block.key):
+                total += inside
+    return total
+
+
+def without(alignment: Alignment, missing: set[str]) -> Alignment:
+    """The alignment when some blocks cannot be served: their tokens are computed, and exactness ends there."""
+    kind, donor, source = alignment.kind.copy(), alignment.donor.copy(), alignment.source.copy()
+    for index, who in enumerate(alignment.donors):
+        for block in who.blocks:
+            if block.key in missing:
+                inside = (donor == index) & (source >= block.start) & (source < block.start + block.length)
+                kind[inside], donor[inside], source[inside] = Kind.COMPUTED, -1, -1
+    return replace(alignment, kind=kind, donor=donor, source=source)
+
+
+def used_rows(plan: Plan, alignment: Alignment) -> Ints:
+    """Prompt positions whose KV is loaded: matched ones, less those computed in every layer."""
+    needed = alignment.kind != Kind.COMPUTED
+    if not plan.layer_shares:
+        needed[plan.rows] = False
+    else:
+        needed[plan.required] = False
+    return np.flatnonzero(needed)

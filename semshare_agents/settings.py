@@ -1,0 +1,86 @@
+"""Every setting of the package; the only reader of the environment (prefix ``SEMSHARE_``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from semshare_agents.errors import ConfigurationError
+from semshare_agents.values import Reuse
+
+GIB = 1024**3
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _default_home() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "semshare"
+
+
+class Settings(BaseSettings):
+    """Settings with their defaults; each can be given as ``SEMSHARE_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SEMSHARE_", extra="forbid", frozen=True)
+
+    model: str = Field("default", min_length=1, description="'default', a folder, a .gguf file or a hub id")
+    home: Path = Field(default_factory=_default_home, description="models, database and KV files live here")
+    database_url: str | None = Field(None, description="async SQLAlchemy URL; default: SQLite in `home`")
+    store_dir: Path | None = Field(None, description="folder of the KV files; default: `home`/kv")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$", description="'auto': float32 on CPU")
+    threads: int | None = Field(None, gt=0, description="torch's compute threads; default: torch's own choice")
+    tenant: str = Field("default", min_length=1, max_length=200, description="tenant of calls that name none")
+
+    device_bytes: int = Field(0, ge=0, description="KV budget on an accelerator; 0: no device tier")
+    memory_bytes: int = Field(4 * GIB, ge=0, description="KV budget in RAM; 0: no memory tier")
+    disk_bytes: int = Field(20 * GIB, ge=0, description="KV budget on disk; 0: KV does not outlive the process")
+    eviction: str = Field("lru", description="eviction policy of every tier")
+    block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
+
+    reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
+    strategy: str = Field("static", description="how semantic rows to recompute are chosen")
+    semantic_share: Share = Field(0.08, description="share of semantically matched rows that is computed again")
+    similarity_threshold: Share = Field(0.5, description="least donor similarity for semantic reuse")
+    head_tokens: int = Field(16, ge=0, description="rows computed again at the head of each moved span")
+    tail_tokens: int = Field(16, ge=1, description="rows always computed at the end of a prompt")
+    min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
+    max_new_tokens: int = Field(512, gt=0, description="longest answer of calls that do not say")
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _reuse_word(cls, value: object) -> Reuse:
+        return Reuse.parse(value)
+
+    @model_validator(mode="after")
+    def _some_tier(self) -> Self:
+        if not (self.device_bytes or self.memory_bytes or self.disk_bytes):
+            raise ValueError("all KV budgets are 0: give device_bytes, memory_bytes or disk_bytes a positive value")
+        return self
+
+    @property
+    def registry_url(self) -> str:
+        """The database URL, with the default filled in."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.home / 'registry.db'}"
+
+    @property
+    def kv_dir(self) -> Path:
+        """The folder of the KV files, with the default filled in."""
+        return self.store_dir or self.home / "kv"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with `overrides` on top.
+
+    Raises:
+        ConfigurationError: a value is not allowed or a name is unknown.
+    """
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as e:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
+        raise ConfigurationError(f"invalid settings: {problems}") from e

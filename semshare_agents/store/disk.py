@@ -1,0 +1,102 @@
+"""Blocks as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
+from semshare_agents.store import codec
+from semshare_agents.store.base import BlockInfo, BlockStore
+
+
+class DiskStore(BlockStore):
+    """Keeps each block in a file of its own: written aside, synced, then renamed into place.
+
+    Args:
+        folder: Where the files go; created with mode 0700.
+
+    Raises:
+        StoreNotWritableError: the folder cannot be created or written.
+    """
+
+    name = "disk"
+    durable = True
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as e:
+            raise StoreNotWritableError(
+                f"the KV folder {folder} is not writable ({e.strerror}): give store_dir, or disk_bytes=0 for none"
+            ) from e
+
+    def path(self, key: str) -> Path:
+        """The file of a block."""
+        return self.folder / key[:2] / f"{key}{codec.SUFFIX}"
+
+    def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
+        """See `BlockStore.put`."""
+        path = self.path(info.key)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            if path.exists():
+                return path.stat().st_size
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            content = codec.encode(info, kv)
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            aside.rename(path)
+            _sync_folder(path.parent)
+        except OSError as e:
+            aside.unlink(missing_ok=True)
+            raise StoreError(f"block {info.key} cannot be written to {self.folder}: {e.strerror}") from e
+        return len(content)
+
+    def get(self, info: BlockInfo) -> torch.Tensor | None:
+        """See `BlockStore.get`; the tensor is mapped from the file."""
+        try:
+            return codec.decode(self.path(info.key), info)
+        except FileNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        """See `BlockStore.delete`."""
+        try:
+            self.path(key).unlink(missing_ok=True)
+        except OSError as e:
+            raise StoreError(f"block {key} cannot be removed from {self.folder}: {e.strerror}") from e
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """See `BlockStore.entries`."""
+        files = [(p.stat().st_mtime_ns, p) for p in self.folder.glob(f"*/*{codec.SUFFIX}")]
+        for _, path in sorted(files):
+            yield path.name.removesuffix(codec.SUFFIX), path.stat().st_size
+
+    def leftovers(self) -> list[Path]:
+        """Files that an interrupted write left aside."""
+        return sorted(self.folder.glob("*/*.tmp"))
+
+    def check(self, info: BlockInfo) -> str:
+        """What is wrong with a block's file; empty where nothing is."""
+        try:
+            return "" if self.get(info) is not None else "its file is gone"
+        except CorruptBlockError as e:
+            return str(e)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,363 @@
+"""A turn's way, in order.
+
+`tokenise -> find donors -> align -> plan -> load -> move -> compute rows -> generate -> store`
+
+Each stage takes values and returns one; none knows another. This file alone knows their order. What a stage computes
+runs on threads: the event loop only waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from semshare_agents.match.align import align, align_semantic, unmatched_regions
+from semshare_agents.match.find import find, find_similar
+from semshare_agents.match.signature import Signer
+from semshare_agents.match.tokens import TokenCodes
+from semshare_agents.model.generate import Sampler, TextStream
+from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model.rows import BufferPool
+from semshare_agents.model.run import RowRun, Run, StockRun
+from semshare_agents.model.tokenise import check_length, clean_messages, tokenise
+from semshare_agents.observe.report import make_report
+from semshare_agents.registry import Registry
+from semshare_agents.reuse.assemble import assemble, fills, infos
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
+from semshare_agents.reuse.schedule import narrowing
+from semshare_agents.reuse.strategies import SelectionStrategy
+from semshare_agents.store import Tiers
+from semshare_agents.values import Alignment, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
+ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
+"""Deliberate damage, for measuring what each part of the method is worth."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller wants.
+
+    Attributes:
+        messages: The prompt's messages.
+        tenant: Whose memory may serve it.
+        reuse: Loosest kind of reuse.
+        sampling: How tokens are drawn.
+        session: Session name; None for stateless calls.
+        tools: JSON schemas for the chat template.
+        store: Whether the turn is remembered.
+        ablations: See `ABLATIONS`.
+    """
+
+    messages: Messages
+    tenant: str
+    reuse: Reuse
+    sampling: Sampling
+    session: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    store: bool = True
+    ablations: frozenset[str] = frozenset()
+
+
+@dataclass
+class Prefilled:
+    """A prompt whose KV is complete, ready to be continued.
+
+    Attributes:
+        request: What was asked for, messages cleaned.
+        scope: Tenant and model.
+        prompt: Token ids, shape `(tokens,)`.
+        alignment: Where the KV could come from.
+        plan: What was computed.
+        run: Holds the KV.
+        logits: The last row's, shape `(vocabulary,)`.
+        room_tokens: How many tokens may be generated.
+        report: What was reused.
+    """
+
+    request: Request
+    scope: Scope
+    prompt: Ints
+    alignment: Alignment
+    plan: Plan
+    run: Run
+    logits: torch.Tensor
+    room_tokens: int
+    report: Report
+
+
+@dataclass
+class Answer:
+    """An answer while it grows.
+
+    Attributes:
+        tokens: Generated token ids so far.
+        text: Text so far, without what may be a stop string.
+        finish_reason: `stop` or `length`, empty while it grows.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = ""
+
+
+class Clock:
+    """Seconds by stage, and since the start."""
+
+    def __init__(self) -> None:
+        self.begin = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; a stage entered twice adds up."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.begin
+
+
+@dataclass
+class Turns:
+    """Everything the stages need, and their order.
+
+    Attributes:
+        model: The model.
+        registry: Past turns.
+        tiers: Their KV.
+        cost: Predicts times; None where nothing can be reused anyway.
+        strategy: Chooses semantic rows.
+        plan_settings: Shares and sizes of plans.
+        block_tokens: Size of a block.
+        similarity_threshold: Least donor similarity.
+        compute: The one thread on which the model runs.
+    """
+
+    model: LoadedModel
+    registry: Registry
+    tiers: Tiers
+    cost: CostModel | None
+    strategy: SelectionStrategy
+    plan_settings: PlanSettings
+    block_tokens: int
+    similarity_threshold: float
+    compute: Executor
+
+    def __post_init__(self) -> None:
+        support = self.model.support
+        self.pool = None if support.rows is None else BufferPool(support.rows)
+        self._codes: TokenCodes | None = None
+        self._signers: dict[int, Signer] = {}
+
+    async def prefill(self, request: Request) -> Prefilled:
+        """From messages to the first token's logits.
+
+        Raises:
+            PromptError: the messages are malformed or too long.
+        """
+        clock = Clock()
+        with clock.stage("tokenise"):
+            messages = clean_messages(request.messages)
+            request = replace(request, messages=messages)
+            prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
+            room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
+            scope = await self.registry.scope(request.tenant, self.model.fingerprint, self.model.name)
+        impossible = self._impossible(request, len(prompt) + room)
+        if impossible is None:
+            alignment = await self._matched(scope, request, prompt, clock)
+            plan = await self._planned(alignment, request, clock)
+        else:
+            alignment, plan = Alignment.empty(len(prompt)), cold_plan(len(prompt), impossible, self._cold(len(prompt)))
+        run = self._run(len(prompt) + room, impossible)
+        try:
+            alignment, plan, logits, misses = await self._computed(scope, request, prompt, alignment, plan, run, clock)
+        except BaseException:
+            run.close()
+            raise
+        report = make_report(
+            alignment,
+            plan,
+            clock.stages,
+            clock.elapsed(),
+            misses,
+            self.model.model.config.get_text_config().num_hidden_layers,
+            len(plan.rows) - len(plan.required),
+        )
+        return Prefilled(request, scope, prompt, alignment, plan, run, logits, room, report)
+
+    def _impossible(self, request: Request, tokens: int) -> str | None:
+        """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
+        support = self.model.support
+        if support.rows is None:
+            return support.reason
+        if support.window_tokens is not None and tokens > support.window_tokens:
+            return f"{tokens} tokens reach past the model's sliding window of {support.window_tokens}"
+        return "reuse is off" if request.reuse is Reuse.OFF else None
+
+    def _cold(self, tokens: int) -> float:
+        return self.cost.cold_seconds(tokens) if self.cost is not None else 0.0
+
+    def _run(self, tokens: int, impossible: str | None) -> Run:
+        support = self.model.support
+        beyond = support.window_tokens is not None and tokens > support.window_tokens
+        if support.rows is None or self.pool is None or beyond:
+            return StockRun(self.model.model)
+        return RowRun(support.rows, self.pool, tokens)
+
+    async def _matched(self, scope: Scope, request: Request, prompt: Ints, clock: Clock) -> Alignment:
+        """Find donors and align the prompt to them: exact, then moved, then semantic."""
+        reuse = request.reuse
+        if self.model.support.mover is None and reuse.allows(Reuse.MOVED):
+            reuse = Reuse.EXACT
+        # A span is worth its while once it is longer than the head that is computed again.
+        least = self.plan_settings.head_tokens + self.plan_settings.tail_tokens
+        with clock.stage("find"):
+            found = await find(self.registry, scope, prompt, self.block_tokens, reuse, least)
+        with clock.stage("align"):
+            alignment = await asyncio.to_thread(align, prompt, found, least)
+        if reuse.allows(Reuse.SEMANTIC) and (regions := unmatched_regions(alignment)):
+            with clock.stage("find"):
+                free = np.concatenate([prompt[a:b] for a, b in regions])
+                similar = await find_similar(self.registry, scope, self.signer(scope), free)
+            with clock.stage("align"):
+                alignment = await asyncio.to_thread(
+                    align_semantic, prompt, alignment, similar, self.codes(), self.similarity_threshold
+                )
+        return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
+
+    def signer(self, scope: Scope) -> Signer:
+        """The signatures of a scope."""
+        if scope.id not in self._signers:
+            self._signers[scope.id] = Signer(self.model.embeddings, scope.seed)
+        return self._signers[scope.id]
+
+    def codes(self) -> TokenCodes:
+        """The LSH codes of the model's tokens."""
+        if self._codes is None:
+            self._codes = TokenCodes(self.model.embeddings)
+        return self._codes
+
+    async def _planned(self, alignment: Alignment, request: Request, clock: Clock) -> Plan:
+        assert self.cost is not None
+        settings = self.plan_settings
+        if NO_RECOMPUTE in request.ablations:
+            settings = replace(settings, head_tokens=0, semantic_share=0.0)
+        layers = self.model.model.config.get_text_config().num_hidden_layers
+        with clock.stage("plan"):
+            return await asyncio.to_thread(
+                make_plan, alignment, settings, self.strategy, self.cost, layers, self._only_on_disk
+            )
+
+    def _only_on_disk(self, key: str) -> bool:
+        fast = self.tiers.fast
+        return fast is None or key not in fast
+
+    async def _computed(
+        self, scope: Scope, request: Request, prompt: Ints, alignment: Alignment, plan: Plan, run: Run, clock: Clock
+    ) -> tuple[Alignment, Plan, torch.Tensor, int]:
+        """Load, move and compute; blocks that cannot be served are counted and their tokens computed."""
+        misses = 0
+        while not plan.cold:
+            assert isinstance(run, RowRun)
+            with clock.stage("load"):
+                parts = await asyncio.to_thread(fills, alignment, used_rows(plan, alignment))
+                wanted = infos(parts, scope.fingerprint)
+                with self.tiers.leases.hold([i.key for i in wanted]):
+                    loaded = await asyncio.to_thread(self.tiers.load, wanted)
+                    if not loaded.missing:
+                        mover = None if NO_ROTATION in request.ablations else self.model.support.mover
+                        await self.on_compute(run, assemble, run.buffer, parts, loaded.kv, alignment, mover)
+                        if ZERO_KV in request.ablations:
+                            run.buffer[:, :, :, torch.as_tensor(used_rows(plan, alignment))] = 0
+            if not loaded.missing:
+                break
+            misses += len(loaded.missing)
+            log.warning("%d stored blocks could not be served and count as misses", len(loaded.missing))
+            for key, reason in loaded.missing.items():
+                await self.registry.drop_blocks([key], "miss", reason)
+            alignment = without(alignment, set(loaded.missing))
+            plan = await self._planned(alignment, request, clock)
+        with clock.stage("compute"):
+            start = time.perf_counter()
+            if plan.cold or not isinstance(run, RowRun):
+                logits = await self.on_compute(run, run.cold, prompt)
+                if self.cost is not None:
+                    self.cost.saw_cold(len(prompt), time.perf_counter() - start)
+            else:
+                narrow = narrowing(plan)
+                logits = await self.on_compute(run, run.prefill, prompt, plan.rows, narrow, plan.check_layer)
+        return alignment, plan, logits, misses
+
+    async def on_compute(self, run: Run, function: Callable[..., T], *arguments: object) -> T:
+        """Run a function on the compute thread; when the caller is cancelled, end its forward and wait for that."""
+        future = asyncio.get_running_loop().run_in_executor(self.compute, lambda: function(*arguments))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            run.stop.set()
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
+
+    async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncIterator[str]:
+        """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
+        request, run = prefilled.request, prefilled.run
+        sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device)
+        text = TextStream(self.model.tokenizer, request.sampling.stop)
+        logits: torch.Tensor | None = prefilled.logits
+        while not answer.finish_reason:
+            assert logits is not None
+            piece, logits = await self.on_compute(run, self._step, run, sampler, text, logits, answer, prefilled.room_tokens)
+            answer.text = text.text
+            if piece:
+                yield piece
+
+    def _step(
+        self, run: Run, sampler: Sampler, text: TextStream, logits: torch.Tensor, answer: Answer, room_tokens: int
+    ) -> tuple[str, torch.Tensor | None]:
+        """Draw one token and, unless it is the last, compute its row."""
+        token = sampler.next(logits)
+        answer.tokens.append(token)
+        if token in self.model.end_tokens:
+            answer.finish_reason = "stop"
+            return text.finish(), None
+        piece = text.push(token)
+        if text.stopped:
+            answer.finish_reason = "stop"
+            return piece, None
+        if len(answer.tokens) >= room_tokens:
+            answer.finish_reason = "length"
+            return piece + text.finish(), None
+        return piece, run.step(token)
+
+
+def _scrambled(alignment: Alignment) -> Alignment:
+    """The random-map ablation: every reused token takes the KV of a random token of its donor."""
+    rng = np.random.default_rng(0)
+    source = alignment.source.copy()
+    for index, donor in enumerate(alignment.donors):
+        mine = np.flatnonzero(alignment.donor == index)
+        source[mine] = rng.choice(np.flatnonzero(donor.stored()), len(mine))
+    return replace(alignment, source=source)
+
+

@@ -1,0 +1,300 @@
+"""The frozen values that the stages of a turn hand on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semshare_agents.errors import ConfigurationError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Reuse(StrEnum):
+    """How loose reuse may be; each word includes the ones before it."""
+
+    OFF = "off"
+    EXACT = "exact"
+    MOVED = "moved"
+    SEMANTIC = "semantic"
+
+    @classmethod
+    def parse(cls, value: object) -> Reuse:
+        """The member named by `value`.
+
+        Raises:
+            ConfigurationError: `value` is none of the words.
+        """
+        try:
+            return cls(str(value))
+        except ValueError:
+            raise ConfigurationError(f"reuse must be one of {', '.join(cls)}; got {value!r}") from None
+
+    def allows(self, other: Reuse) -> bool:
+        """Whether this word includes `other`."""
+        words = list(Reuse)
+        return words.index(self) >= words.index(other)
+
+
+class Kind(IntEnum):
+    """Where the KV of one prompt token comes from, from strictest to loosest."""
+
+    COMPUTED = 0
+    EXACT = 1
+    MOVED = 2
+    SEMANTIC = 3
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a look-up may never leave: one tenant's KV of one model.
+
+    Attributes:
+        id: The scope's row in the registry.
+        tenant: Tenant name.
+        fingerprint: Fingerprint of the model (`semshare_agents.model.fingerprint`).
+        seed: Key of the scope's names, so that names of different scopes never agree.
+    """
+
+    id: int
+    tenant: str
+    fingerprint: str
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class BlockRef:
+    """A stored block, as part of a donor.
+
+    Attributes:
+        key: Name of the KV in the store; never used twice.
+        start: Position of its first token in the donor.
+        length: Tokens of it that the donor uses.
+        stored_tokens: Tokens it holds; more than `length` where a longer block took the place of a short one.
+    """
+
+    key: str
+    start: int
+    length: int
+    stored_tokens: int
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A past turn whose KV may serve a prompt.
+
+    Attributes:
+        turn_id: The turn in the registry.
+        tokens: Token ids whose KV is stored, shape `(tokens,)`.
+        blocks: Stored blocks, ascending; gaps are evicted blocks.
+        exact_tokens: Length of the prefix whose KV equals a cold run's.
+        depth: Approximate turns between this one and a cold run.
+        similarity: Similarity to the prompt; 1.0 for donors found by equal text.
+    """
+
+    turn_id: int
+    tokens: Ints
+    blocks: tuple[BlockRef, ...]
+    exact_tokens: int
+    depth: int = 0
+    similarity: float = 1.0
+
+    def stored(self) -> NDArray[np.bool_]:
+        """Which tokens still have stored KV, shape `(tokens,)`."""
+        mask = np.zeros(len(self.tokens), dtype=np.bool_)
+        for block in self.blocks:
+            mask[block.start : block.start + block.length] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """For every prompt token: kind, donor and source position.
+
+    Attributes:
+        kind: `Kind` of each token, shape `(tokens,)`, uint8.
+        donor: Index into `donors`, -1 where there is none, shape `(tokens,)`.
+        source: Position in the donor, -1 where there is none, shape `(tokens,)`.
+        distance: 0 for equal tokens; for semantic matches in (0, 1], larger is worse, shape `(tokens,)`.
+        donors: The donors.
+        similarity: Similarity of the semantic donor, 0.0 without one.
+    """
+
+    kind: NDArray[np.uint8]
+    donor: Ints
+    source: Ints
+    distance: Floats
+    donors: tuple[Donor, ...] = ()
+    similarity: float = 0.0
+
+    @classmethod
+    def empty(cls, tokens: int) -> Alignment:
+        """An alignment in which every token is to be computed."""
+        return cls(
+            np.zeros(tokens, np.uint8),
+            np.full(tokens, -1, np.int64),
+            np.full(tokens, -1, np.int64),
+            np.zeros(tokens, np.float32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Maximal `(start, end)` ranges of one kind other than computed, one donor and one offset."""
+        if not len(self):
+            return []
+        delta = self.source - np.arange(len(self))
+        cut = (np.diff(self.kind) != 0) | (np.diff(self.donor) != 0) | (np.diff(delta) != 0)
+        edges = np.concatenate(([0], np.flatnonzero(cut) + 1, [len(self)]))
+        return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if self.kind[a] != Kind.COMPUTED]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows of the prompt are computed.
+
+    Attributes:
+        rows: Rows computed from the first layer on, ascending, shape `(rows,)`; always holds the last one.
+        cold: Whether everything is computed and nothing loaded.
+        reason: Why the plan is cold or narrower than asked for; empty otherwise.
+        predicted_seconds: Predicted time of load, move and compute.
+        predicted_cold_seconds: Predicted time of a full prefill.
+        layer_shares: Shares of the semantic rows kept per layer; empty when all layers compute `rows`.
+        check_layer: Layer at which deviation is measured; -1 for none.
+        required: Rows computed in every layer; equals `rows` for a static plan.
+    """
+
+    rows: Ints
+    cold: bool
+    reason: str = ""
+    predicted_seconds: float = 0.0
+    predicted_cold_seconds: float = 0.0
+    layer_shares: tuple[float, ...] = ()
+    check_layer: int = -1
+    required: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of a turn.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated, the end token included.
+        cached_tokens: Prompt tokens whose KV was reused exactly.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a turn reused, how sure that is and what it cost.
+
+    Attributes:
+        reuse_class: `cold`, `exact`, `moved` or `semantic`: the loosest kind used.
+        tokens: Prompt tokens by kind: `computed`, `exact`, `moved`, `semantic`; they sum to the prompt.
+        rows_share: Computed row-layers over all row-layers.
+        donors: Tokens taken from each donor turn.
+        similarity: Similarity of the semantic donor, 0.0 without one.
+        exact_tokens: Length of the prompt's prefix whose KV equals a cold run's.
+        stages_seconds: Seconds of each stage up to the first token.
+        ttft_seconds: From message list to first token.
+        predicted_cold_seconds: What a full prefill was predicted to take.
+        reason: Why the turn ran cold or narrower than asked for; empty otherwise.
+        misses: Blocks that the registry promised and the store could not serve.
+        turn_id: The stored turn; `None` until it is stored, or where storing is off.
+    """
+
+    reuse_class: str
+    tokens: Mapping[str, int]
+    rows_share: float
+    donors: Mapping[int, int]
+    similarity: float
+    exact_tokens: int
+    stages_seconds: Mapping[str, float]
+    ttft_seconds: float
+    predicted_cold_seconds: float
+    reason: str
+    misses: int = 0
+    turn_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer.
+
+    Attributes:
+        text: The answer, without stop strings and special tokens.
+        tokens: Generated token ids, the end token included.
+        finish_reason: `stop` (end token or stop string) or `length`.
+        usage: Token counts.
+        report: What was reused.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    report: Report
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a streamed answer; the last one has the whole `generation`."""
+
+    text: str
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling parameters; the defaults are greedy.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        top_p: 1.0 is off.
+        repetition_penalty: 1.0 is off.
+        seed: Seed of the sampler; `None` draws one.
+        stop: Strings that end the answer; they are not part of it.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+            (self.temperature >= 0, "temperature must not be negative"),
+            (self.top_k >= 0, "top_k must not be negative"),
+            (0 < self.top_p <= 1, "top_p must be in (0, 1]"),
+            (self.repetition_penalty > 0, "repetition_penalty must be positive"),
+            (all(isinstance(s, str) and s for s in self.stop), "stop strings must be non-empty strings"),
+        )
+        for ok, problem in checks:
+            if not ok:
+                raise ConfigurationError(problem)
+
+
+Messages = Sequence[Mapping[str, Any]]
