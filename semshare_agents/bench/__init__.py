@@ -1,1 +1,1 @@
-"""bench"""
+"""What `semshare bench` runs: speed and fidelity of reuse against the model's own cold answers."""

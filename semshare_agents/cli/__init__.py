@@ -1,1 +1,1 @@
-"""cli"""
+"""The `semshare` command, one file a command."""

@@ -67,10 +67,13 @@ class RowRun(Run):
 
     def step(self, token: int) -> torch.Tensor:
         """See `Run.step`."""
-        at = np.asarray([self.length])
-        out = self._rows.forward(np.asarray([token]), at, self.buffer, stop=self.stop)
+        out = self.forward(np.asarray([token]), np.asarray([self.length]))
         self.length += 1
         return out[-1]
+
+    def forward(self, token_ids: Ints, rows: Ints, logits: int = 1) -> torch.Tensor:
+        """Compute rows without changing the run's length; returns `(logits, vocabulary)`."""
+        return self._rows.forward(token_ids, rows, self.buffer, logits=logits, stop=self.stop)
 
     def close(self) -> None:
         """See `Run.close`."""

@@ -1,0 +1,61 @@
+"""How far one run of a model drifts from another."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from semshare_agents.model.run import RowRun, Run
+from semshare_agents.values import Ints
+
+
+def kl_mean(cold: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean Kullback-Leibler divergence of cold to other, in nats.
+
+    Args:
+        cold: Logits `(tokens, vocabulary)`.
+        other: Logits of the same tokens, `(tokens, vocabulary)`.
+    """
+    p, q = cold.double().log_softmax(-1), other.double().log_softmax(-1)
+    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
+
+
+def agreement(cold: torch.Tensor, other: torch.Tensor) -> float:
+    """Share of tokens at which both find the same token likeliest; shapes as in `kl_mean`."""
+    return float((cold.argmax(-1) == other.argmax(-1)).float().mean())
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L F-measure over lower-cased words (Lin, 2004); 1.0 for two empty texts."""
+    a, b = text.lower().split(), reference.lower().split()
+    if not a or not b:
+        return float(a == b)
+    row = np.zeros(len(b) + 1, np.int64)
+    for word in a:
+        before = row.copy()
+        for j, other in enumerate(b, start=1):
+            row[j] = before[j - 1] + 1 if word == other else max(before[j], row[j - 1])
+    common = int(row[-1])
+    return 2 * common / (len(a) + len(b)) if common else 0.0
+
+
+def forced_logits(run: Run, first: torch.Tensor, prompt_tokens: int, continuation: Ints) -> torch.Tensor:
+    """Logits along a given continuation.
+
+    Args:
+        run: Holds the prompt's KV.
+        first: Logits of the prompt's last token, shape `(vocabulary,)`.
+        prompt_tokens: Length of the prompt.
+        continuation: Tokens to force, shape `(tokens,)`.
+
+    Returns:
+        `(tokens, vocabulary)`: the distributions each token was drawn from.
+    """
+    fed = continuation[:-1]
+    if not len(fed):
+        return first[None]
+    if isinstance(run, RowRun):
+        rows = np.arange(prompt_tokens, prompt_tokens + len(fed))
+        later = run.forward(fed, rows, logits=len(fed))
+        return torch.cat([first[None], later])
+    return torch.stack([first, *(run.step(int(token)) for token in fed)])

@@ -1,0 +1,255 @@
+"""`semshare bench pairs`: reference into a fresh memory, then the target cold and with reuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, rouge_l
+from semshare_agents.errors import ConfigurationError
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model.tokenise import clean_messages, tokenise
+from semshare_agents.settings import Settings
+from semshare_agents.turn import Answer, Request, Turns
+from semshare_agents.values import Ints, Reuse, Sampling
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    """What to measure; see `semshare bench pairs --help`."""
+
+    kinds: tuple[str, ...] = ()
+    limit: int | None = None
+    reuse: Reuse = Reuse.SEMANTIC
+    tier: str = "memory"
+    ablations: frozenset[str] = frozenset()
+    max_new_tokens: int = 32
+    repeat: int = 1
+    baseline: bool = False
+
+
+def read_pairs(path: Path, kinds: Sequence[str] = (), limit: int | None = None) -> list[dict[str, Any]]:
+    """Read a file of pairs, one JSON object a line.
+
+    Args:
+        path: The file.
+        kinds: Keep kinds that begin with one of these; empty keeps all.
+        limit: Most pairs of a kind.
+
+    Raises:
+        ConfigurationError: the file cannot be read, a line is malformed, or nothing is left.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigurationError(f"cannot read pairs from {path}: {e}") from e
+    pairs: list[dict[str, Any]] = []
+    count: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        pair = _parsed(line, f"{path}:{number}")
+        kind = pair["kind"]
+        if kinds and not any(kind.startswith(k) for k in kinds):
+            continue
+        count[kind] = count.get(kind, 0) + 1
+        if limit is None or count[kind] <= limit:
+            pairs.append(pair)
+    if not pairs:
+        raise ConfigurationError(f"{path} has no pairs of the kinds asked for")
+    return pairs
+
+
+def _parsed(line: str, place: str) -> dict[str, Any]:
+    try:
+        pair = json.loads(line)
+    except ValueError as e:
+        raise ConfigurationError(f"{place} is not JSON: {e}") from e
+    if not isinstance(pair, dict) or not {"id", "kind", "reference", "target"} <= set(pair):
+        raise ConfigurationError(f"{place} lacks one of id, kind, reference, target")
+    return pair
+
+
+async def run_pairs(
+    pairs: Sequence[dict[str, Any]],
+    model: LoadedModel,
+    settings: Settings,
+    options: PairsOptions,
+    done: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure pairs one after the other.
+
+    Args:
+        pairs: As from `read_pairs`.
+        model: The model.
+        settings: Everything but budgets and places, which are the bench's own.
+        options: What to measure.
+        done: Called with each finished row.
+
+    Returns:
+        `rows` and `summary`.
+    """
+    rows = []
+    for index, pair in enumerate(pairs):
+        async with fresh_memory(model, settings, options.tier) as llm:
+            if index == 0:
+                await _warm_up(llm, pair)
+            rows.append(await _measure(llm, pair, options))
+        done(rows[-1])
+    return {"rows": rows, "summary": summarise(rows)}
+
+
+@asynccontextmanager
+async def fresh_memory(model: LoadedModel, settings: Settings, tier: str) -> AsyncIterator[SemShareLLM]:
+    """An adapter over an empty registry and store in a scratch folder.
+
+    Raises:
+        ConfigurationError: `tier` is neither `memory` nor `disk`.
+    """
+    if tier not in ("memory", "disk"):
+        raise ConfigurationError(f"tier must be memory or disk; got {tier!r}")
+    with tempfile.TemporaryDirectory(prefix="semshare-bench-") as scratch:
+        budgets = {"memory_bytes": 0} if tier == "disk" else {"disk_bytes": 0}
+        places = {"database_url": f"sqlite+aiosqlite:///{scratch}/registry.db", "store_dir": Path(scratch) / "kv"}
+        async with SemShareLLM(settings.model_copy(update={**budgets, **places}), model) as llm:
+            yield llm
+
+
+async def _warm_up(llm: SemShareLLM, pair: dict[str, Any]) -> None:
+    """The first forward of a process pays for allocations that no later one does."""
+    turns = llm.turns
+    prompt = await prompt_of(turns, pair["target"])
+    await asyncio.get_running_loop().run_in_executor(turns.compute, answer_cold, turns, prompt[:256], 4)
+
+
+async def prompt_of(turns: Turns, messages: Any) -> Ints:
+    """Token ids of a message list."""
+    return await asyncio.to_thread(tokenise, turns.model.tokenizer, clean_messages(messages))
+
+
+async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: PairsOptions) -> dict[str, Any]:
+    turns, loop = llm.turns, asyncio.get_running_loop()
+    await llm.generate(pair["reference"], max_new_tokens=1)
+    await llm.flush()
+    prompt = await prompt_of(turns, pair["target"])
+    cold: Cold = await loop.run_in_executor(
+        turns.compute, answer_cold, turns, prompt, options.max_new_tokens, options.repeat
+    )
+    row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt)}
+    row.update(await measure_reuse(turns, pair["target"], cold, options))
+    if options.baseline:
+        row.update(await _baseline(turns, pair, cold))
+    return row
+
+
+async def measure_reuse(
+    turns: Turns, messages: Any, cold: Cold, options: PairsOptions, session: str | None = None
+) -> dict[str, Any]:
+    """Prefill with reuse, `repeat` times, and compare with the cold answer; the last run also generates."""
+    request = Request(
+        messages=messages,
+        tenant="default",
+        reuse=options.reuse,
+        sampling=Sampling(max_new_tokens=options.max_new_tokens),
+        session=session,
+        ablations=options.ablations,
+    )
+    seconds: list[float] = []
+    for attempt in range(options.repeat):
+        start = time.perf_counter()
+        prefilled = await turns.prefill(request)
+        first = int(prefilled.logits.argmax())
+        seconds.append(time.perf_counter() - start)
+        if attempt < options.repeat - 1:
+            prefilled.run.close()
+    try:
+        forced = await turns.on_compute(
+            prefilled.run, forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens
+        )
+        answer = Answer()
+        if len(cold.tokens) > 1 and not hasattr(prefilled.run, "buffer"):
+            prefilled.run.close()
+            prefilled = await turns.prefill(request)
+        async for _ in turns.generate(prefilled, answer):
+            pass
+    finally:
+        prefilled.run.close()
+    assert answer.tokens[0] == first
+    report, took = prefilled.report, float(np.median(seconds))
+    return {
+        "class": report.reuse_class,
+        "tokens": dict(report.tokens),
+        "rows_share": report.rows_share,
+        "similarity": report.similarity,
+        "ttft_cold_s": cold.seconds,
+        "ttft_reuse_s": took,
+        "stages_s": dict(report.stages_seconds),
+        "speedup": cold.seconds / took,
+        "kl_mean": kl_mean(cold.logits, forced),
+        "top1_agreement": agreement(cold.logits, forced),
+        "rouge_l": rouge_l(answer.text, cold.text),
+        "cold_text": cold.text,
+        "reuse_text": answer.text,
+        "reason": report.reason,
+    }
+
+
+async def _baseline(turns: Turns, pair: dict[str, Any], cold: Cold) -> dict[str, float]:
+    """Ask the last paragraph of the target of the reference's text, in full."""
+    messages = [dict(m) for m in clean_messages(pair["reference"])]
+    question = clean_messages(pair["target"])[-1]["content"].rpartition("\n\n")[2]
+    text, cut, _ = messages[-1]["content"].rpartition("\n\n")
+    messages[-1]["content"] = f"{text}{cut}{question}"
+    request = Request(messages, "default", Reuse.OFF, Sampling(max_new_tokens=len(cold.tokens)))
+    prefilled = await turns.prefill(replace(request, store=False))
+    try:
+        forced = await turns.on_compute(
+            prefilled.run, forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens
+        )
+    finally:
+        prefilled.run.close()
+    return {
+        "kl_reference_text": kl_mean(cold.logits, forced),
+        "agreement_reference_text": agreement(cold.logits, forced),
+    }
+
+
+SUMMED = (
+    "n_tokens",
+    "rows_share",
+    "ttft_cold_s",
+    "ttft_reuse_s",
+    "speedup",
+    "kl_mean",
+    "top1_agreement",
+    "rouge_l",
+    "kl_reference_text",
+    "agreement_reference_text",
+)
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and means of each kind, and how often each class occurred."""
+    summary: dict[str, Any] = {}
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        keys = [key for key in SUMMED if key in mine[0]]
+        summary[kind] = {
+            "pairs": len(mine),
+            "classes": {c: sum(r["class"] == c for r in mine) for c in dict.fromkeys(r["class"] for r in mine)},
+            "median": {key: median(row[key] for row in mine) for key in keys},
+            "mean": {key: mean(row[key] for row in mine) for key in keys},
+        }
+    return summary

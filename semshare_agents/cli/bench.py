@@ -1,0 +1,165 @@
+"""`semshare bench`: measure speed and fidelity."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_libraries, settings_of, waiting
+from semshare_agents.errors import ConfigurationError
+from semshare_agents.values import Reuse
+
+if TYPE_CHECKING:
+    from semshare_agents.model.loading import LoadedModel
+    from semshare_agents.settings import Settings
+
+app = typer.Typer(help="Measure speed and fidelity of reuse.", no_args_is_help=True)
+
+ABLATIONS = ("random-map", "no-rotation", "no-recompute", "zero-kv")
+
+ReuseOption = Annotated[str, typer.Option(help="off, exact, moved or semantic.")]
+TierOption = Annotated[str, typer.Option(help="Tier that serves the reference: memory or disk.")]
+TokensOption = Annotated[int, typer.Option(min=1, help="Tokens of each answer.")]
+RepeatOption = Annotated[int, typer.Option(min=1, help="Time each prefill so often and take the median.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
+
+
+@app.command()
+def pairs(
+    file: Annotated[Path, typer.Argument(help="Pairs, one JSON object a line.")],
+    kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
+    reuse: ReuseOption = "semantic",
+    tier: TierOption = "memory",
+    ablate: Annotated[list[str] | None, typer.Option(help=f"Break on purpose: {', '.join(ABLATIONS)}.")] = None,
+    max_new_tokens: TokensOption = 32,
+    repeat: RepeatOption = 1,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Also answer from the reference's text.")] = False,
+    strategy: Annotated[str | None, typer.Option(help="Selection strategy of semantic rows.")] = None,
+    semantic_share: Annotated[float | None, typer.Option(help="Share of semantic rows computed again.")] = None,
+    model: ModelOption = None,
+    home: HomeOption = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Store each reference, then run its target cold and with reuse, and compare."""
+    from semshare_agents.bench.pairs import PairsOptions, read_pairs, run_pairs
+
+    quiet_libraries()
+    unknown = set(ablate or ()) - set(ABLATIONS)
+    if unknown:
+        raise ConfigurationError(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(ABLATIONS)}")
+    options = PairsOptions(
+        tuple(kind or ()), limit, Reuse.parse(reuse), _tier(tier), frozenset(ablate or ()), max_new_tokens, repeat, baseline
+    )
+    chosen = read_pairs(file, options.kinds, options.limit)
+    settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share)
+    loaded = _load(settings)
+    with _bar() as bar:
+        task = bar.add_task("pairs", total=len(chosen))
+
+        def done(row: dict[str, Any]) -> None:
+            bar.advance(task)
+            bar.console.print(_line(row))
+
+        result = asyncio.run(run_pairs(chosen, loaded, settings, options, done))
+    console.print(_pairs_table(result["summary"]))
+    _write(result, json_out, {"command": "pairs", "reuse": reuse, "tier": tier, "ablate": sorted(options.ablations)})
+
+
+@app.command()
+def window(
+    file: Annotated[Path, typer.Argument(help='A JSON list of {"role", "content"} messages.')],
+    turns: Annotated[int, typer.Option(min=1, help="Turns.")] = 20,
+    lines: Annotated[int, typer.Option(min=1, help="Lines in the window.")] = 60,
+    step: Annotated[int, typer.Option(min=1, help="Lines dropped from one turn to the next.")] = 4,
+    reuse: ReuseOption = "moved",
+    tier: TierOption = "memory",
+    max_new_tokens: TokensOption = 32,
+    repeat: RepeatOption = 1,
+    model: ModelOption = None,
+    home: HomeOption = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Replay a conversation through a sliding window; every turn is stored and reused by the next."""
+    from semshare_agents.bench.pairs import PairsOptions
+    from semshare_agents.bench.window import read_lines, run_window, windows
+
+    quiet_libraries()
+    prompts = windows(*read_lines(file), turns, lines, step)
+    options = PairsOptions(reuse=Reuse.parse(reuse), tier=_tier(tier), max_new_tokens=max_new_tokens, repeat=repeat)
+    settings = settings_of(model, home)
+    loaded = _load(settings)
+    with _bar() as bar:
+        task = bar.add_task("turns", total=len(prompts))
+
+        def done(row: dict[str, Any]) -> None:
+            bar.advance(task)
+            bar.console.print(_line({"id": f"turn {row['turn']}", "kind": "window", **row}))
+
+        result = asyncio.run(run_window(prompts, loaded, settings, options, done))
+    console.print_json(data=result["summary"])
+    _write(result, json_out, {"command": "window", "turns": turns, "lines": lines, "step": step, "reuse": reuse})
+
+
+def _tier(word: str) -> str:
+    if word not in ("memory", "disk"):
+        raise ConfigurationError(f"tier must be memory or disk; got {word!r}")
+    return word
+
+
+def _load(settings: Settings) -> LoadedModel:
+    from semshare_agents.model.loading import load
+
+    with waiting("loading the model") as tell:
+        return load(settings.model, settings.home, settings.device, settings.dtype, tell)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['id']:<28} {row['kind']:<20} {row['n_tokens']:>5} tokens  {row['class']:<8} "
+        f"{row['ttft_cold_s']:6.2f} s -> {row['ttft_reuse_s']:6.3f} s  {row['speedup']:5.1f}x  "
+        f"KL {row['kl_mean']:.5f}  top-1 {row['top1_agreement']:.2f}"
+        + (f"  (reference text: KL {row['kl_reference_text']:.5f})" if "kl_reference_text" in row else "")
+    )
+
+
+def _pairs_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="medians of each kind")
+    for name in ("kind", "pairs", "tokens", "class", "cold s", "reuse s", "speed-up", "KL (mean)", "top-1 (mean)", "ROUGE-L"):
+        table.add_column(name, justify="left" if name in ("kind", "class") else "right")
+    for kind, figures in summary.items():
+        middle, average = figures["median"], figures["mean"]
+        table.add_row(
+            kind,
+            str(figures["pairs"]),
+            f"{middle['n_tokens']:.0f}",
+            ", ".join(f"{c} {n}" for c, n in figures["classes"].items()),
+            f"{middle['ttft_cold_s']:.2f}",
+            f"{middle['ttft_reuse_s']:.3f}",
+            f"{middle['speedup']:.1f}x",
+            f"{average['kl_mean']:.6f}",
+            f"{average['top1_agreement']:.3f}",
+            f"{average['rouge_l']:.3f}",
+        )
+    return table
+
+
+def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:
+    from semshare_agents.bench.machine import commit, machine, versions
+
+    if out is not None:
+        full = {**what, **result, "machine": machine(), "versions": versions(), "commit": commit()}
+        out.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
+        console.print(f"written to {out}")

@@ -1,0 +1,33 @@
+"""The `semshare` command: settings shared by all, errors as one line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from semshare_agents.cli import bench, chat, demo, inspect, models
+from semshare_agents.errors import SemShareError
+
+app = typer.Typer(
+    name="semshare",
+    help="A KV-cache memory for conversational agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("chat")(chat.chat)
+app.command("turns")(inspect.turns)
+app.command("stats")(inspect.stats)
+app.command("verify")(inspect.verify)
+app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run the command; the package's own errors end it with one line and status 2."""
+    try:
+        app()
+    except SemShareError as e:
+        typer.secho(f"error: {e}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
