@@ -1,0 +1,97 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.reuse.cost import Speeds, measured
+from semshare_agents.settings import load_settings
+from tests import tiny
+
+MIB = 1024**2
+OpenLLM = Callable[..., Awaitable[SemShareLLM]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Tiny matrices gain nothing from a second thread.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("SEMSHARE_") and n != "SEMSHARE_HOME"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def default_home() -> Path:
+    """Where the default model lives: SEMSHARE_HOME, else the package's own default."""
+    return Path(load_settings().home)
+
+
+@pytest.fixture(scope="session")
+def default_model(default_home: Path) -> LoadedModel:
+    """The default model, pulled as `semshare models pull` does; tests fail where it cannot be had."""
+    return load("default", default_home)
+
+
+@pytest.fixture
+def two_threads() -> Any:
+    """More compute threads, for tests on a real model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, min(2, os.cpu_count() or 1)))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def measured_speeds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[LoadedModel], Path]:
+    """Measures a model's speeds once; gives the folder that a home needs to know them."""
+    home = tmp_path_factory.mktemp("speeds")
+    known: set[str] = set()
+
+    def speeds_of(model: LoadedModel) -> Path:
+        if model.support.rows is not None and model.fingerprint not in known:
+            measured(model.support.rows, model.context_tokens, model.fingerprint, home)
+            known.add(model.fingerprint)
+        return home / "speeds"
+
+    return speeds_of
+
+
+@pytest.fixture
+async def open_llm(tmp_path: Path, measured_speeds: Callable[[LoadedModel], Path]) -> AsyncIterator[OpenLLM]:
+    """Opens adapters on tiny models; all are closed at the end of the test.
+
+    `speeds` replaces what was measured, so that the cost model always prefers reuse (or always a cold run).
+    """
+    async with AsyncExitStack() as stack:
+
+        async def opened(
+            family: str | LoadedModel = "llama", *, speeds: Speeds | None = tiny.REUSE_WINS, **settings: Any
+        ) -> SemShareLLM:
+            model = tiny.loaded(family) if isinstance(family, str) else family
+            small = {"memory_bytes": 64 * MIB, "disk_bytes": 64 * MIB, "block_tokens": 16, "max_new_tokens": 6}
+            chosen = {"home": tmp_path / "home", "min_gain": 1.0, "head_tokens": 4, "tail_tokens": 4}
+            settings = {**small, **chosen, **settings}
+            folder = measured_speeds(model)
+            if folder.is_dir():
+                shutil.copytree(folder, Path(settings["home"]) / "speeds", dirs_exist_ok=True)
+            llm = await SemShareLLM.open(loaded=model, **settings)
+            stack.push_async_callback(llm.aclose)
+            if speeds is not None and llm.turns.cost is not None and model.support.rows is not None:
+                llm.turns.cost = tiny.cost(speeds, model.support.rows.token_bytes)
+            return llm
+
+        yield opened

@@ -1,0 +1,137 @@
+"""What is found out about a model, and what runs cold with the stock model's own answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model.support import examine
+from tests import tiny
+from tests.conftest import OpenLLM
+
+REASONS = {
+    "bloom-alibi": "ALiBi",
+    "mpt-alibi": "ALiBi",
+    "mamba": "without plain attention",
+    "llama-dynamic": "dynamic",
+    "t5": "encoder-decoder",
+}
+
+
+@torch.inference_mode()
+def stock_answer(model: LoadedModel, messages: list[dict[str, str]], tokens: int) -> list[int]:
+    """The library's own greedy generation."""
+    ids = model.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )["input_ids"]
+    options = {"do_sample": False, "max_new_tokens": tokens, "eos_token_id": sorted(model.end_tokens)}
+    out = model.model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0].tolist()
+    return out[1:] if model.model.config.is_encoder_decoder else out[ids.shape[1] :]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", list(tiny.REUSABLE))
+def test_reusable_families_are_found_reusable(family: str, dtype: torch.dtype) -> None:
+    support = tiny.loaded(family, dtype).support
+    assert support.rows is not None
+    assert support.mover is not None
+    assert support.reason == ""
+    assert support.window_tokens == (tiny.WINDOW_TOKENS if family in tiny.SLIDING else None)
+    assert len(support.rows.layers) == tiny.CONFIGS[family]().num_hidden_layers
+    assert (support.rows.kv_heads, support.rows.head_dim) == (2, 16)
+
+
+@pytest.mark.parametrize("family", list(tiny.UNSUPPORTED))
+def test_others_are_ruled_out_with_a_reason(family: str) -> None:
+    support = tiny.loaded(family).support
+    assert support.rows is None
+    assert support.mover is None
+    assert REASONS[family] in support.reason
+
+
+def test_learned_positions_allow_exact_reuse_only() -> None:
+    support = tiny.loaded("gpt2").support
+    assert support.rows is not None
+    assert support.mover is None
+    assert "rotary" in support.reason
+
+
+def test_a_model_whose_keys_do_not_rotate_as_its_tables_say_is_not_moved() -> None:
+    model = tiny.build("llama")
+    rotary = model.model.rotary_emb
+    honest = rotary.forward
+
+    def lying(x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Positions past 40 saturate: tables read position by position still agree, keys do not move rigidly.
+        return honest(x, position_ids.clamp(max=40))
+
+    rotary.forward = lying
+    support = examine(model)
+    assert support.rows is not None
+    assert support.mover is None
+    assert "moved keys of layer" in support.reason
+
+
+@pytest.mark.parametrize("family", list(tiny.UNSUPPORTED))
+async def test_unsupported_models_answer_as_the_stock_model_does(family: str, open_llm: OpenLLM) -> None:
+    model = tiny.loaded(family)
+    llm = await open_llm(family)
+    messages = [tiny.user(tiny.words(20, 3))]
+    expected = stock_answer(model, messages, 10)
+    for _ in range(2):
+        answer = await llm.generate(messages, max_new_tokens=10, reuse="semantic")
+        assert list(answer.tokens) == expected
+        assert answer.report.reuse_class == "cold"
+        assert REASONS[family] in answer.report.reason
+        assert answer.report.tokens["computed"] == answer.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("family", [*tiny.REUSABLE, "gpt2"])
+async def test_greedy_answers_equal_stock_generation_cold_and_reused(family: str, open_llm: OpenLLM) -> None:
+    model = tiny.loaded(family)
+    llm = await open_llm(family)
+    first = [tiny.system("be brief"), tiny.user(tiny.words(25, 4))]
+    cold = await llm.generate(first, max_new_tokens=12)
+    assert cold.report.reuse_class == "cold"
+    assert list(cold.tokens) == stock_answer(model, first, 12)
+    follow = [*first, tiny.assistant(cold.text), tiny.user(tiny.words(5, 5))]
+    warm = await llm.generate(follow, max_new_tokens=12)
+    assert warm.report.reuse_class == "exact"
+    assert warm.report.exact_tokens == warm.usage.prompt_tokens
+    assert list(warm.tokens) == stock_answer(model, follow, 12)
+    again = await llm.generate(first, max_new_tokens=12)
+    assert again.report.reuse_class == "exact"
+    assert again.tokens == cold.tokens
+
+
+@pytest.mark.parametrize("family", tiny.SLIDING)
+async def test_prompts_past_the_sliding_window_run_cold_and_right(family: str, open_llm: OpenLLM) -> None:
+    model = tiny.loaded(family)
+    llm = await open_llm(family)
+    messages = [tiny.user(tiny.words(tiny.WINDOW_TOKENS // 5 + 20, 6))]
+    expected = stock_answer(model, messages, 8)
+    for _ in range(2):
+        answer = await llm.generate(messages, max_new_tokens=8)
+        assert "sliding window" in answer.report.reason
+        assert answer.report.reuse_class == "cold"
+        assert list(answer.tokens) == expected
+
+
+async def test_generation_that_would_cross_the_sliding_window_is_right(open_llm: OpenLLM) -> None:
+    model = tiny.loaded("gemma3")
+    llm = await open_llm("gemma3")
+    messages = [tiny.user(tiny.words((tiny.WINDOW_TOKENS - 40) // 5, 6))]
+    answer = await llm.generate(messages, max_new_tokens=40)
+    assert answer.usage.prompt_tokens < tiny.WINDOW_TOKENS
+    assert list(answer.tokens) == stock_answer(model, messages, 40)
+
+
+async def test_learned_positions_never_move(open_llm: OpenLLM) -> None:
+    llm = await open_llm("gpt2")
+    text = tiny.words(40, 7)
+    await llm.generate([tiny.user(text)])
+    moved = await llm.generate([tiny.system("something else first"), tiny.user(text)])
+    assert moved.report.reuse_class == "cold"
+    assert np.sum(list(moved.report.tokens.values())) == moved.usage.prompt_tokens
