@@ -158,9 +158,17 @@ def forward_path(score: Floats, low: Ints) -> Ints:
         repeat = _shifted(best, shift) - np.float32(JUMP_COST)
         stays = repeat > step
         raised = np.where(stays, repeat, step) + offsets
+        # What the corridor leaves behind may still skip ahead to its first column.
+        left = (best + offsets)[: max(0, shift - 1)]
+        fallen = int(left.argmax()) if len(left) else -1
+        fell = fallen >= 0 and left[fallen] - np.float32((shift - 1) * JUMP_COST) > raised[0]
+        if fell:
+            raised[0] = left[fallen] - np.float32((shift - 1) * JUMP_COST)
         top = np.maximum.accumulate(raised)
         origin = np.maximum.accumulate(np.where(raised >= top, index, 0))
         came[i] = origin + shift - 1 + stays[origin]
+        if fell:
+            came[i, origin == 0] = fallen
         best = top - offsets + score[i]
     column = int(best.argmax())
     columns = np.empty(count, np.int64)

@@ -89,10 +89,15 @@ def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
         tokenizer=tokenizer,
         fingerprint=fingerprint(model, tokenizer),
         support=examine(model),
-        context_tokens=int(getattr(config, "max_position_embeddings", None) or UNKNOWN_CONTEXT),
+        context_tokens=_context_tokens(config),
         end_tokens=frozenset(i for i in ids if i is not None),
         name=name,
     )
+
+
+def _context_tokens(config: Any) -> int:
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
+    return int(next((size for size in named if size), UNKNOWN_CONTEXT))
 
 
 def _auto_class(source: Path | str) -> Any:

@@ -89,6 +89,7 @@ class StockRun(Run):
         super().__init__()
         self._model = model
         self._cache: Any = None
+        self._cache_name = "past_key_values"
         self._encoded: Any = None
 
     @torch.inference_mode()
@@ -99,7 +100,9 @@ class StockRun(Run):
             self._encoded = self._model.get_encoder()(input_ids=ids)
             return self._forward(self._model.config.decoder_start_token_id)
         out = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        self._cache = out.past_key_values
+        # State space models keep a state of their own under another name.
+        self._cache_name = next(name for name in ("past_key_values", "cache_params") if hasattr(out, name))
+        self._cache = getattr(out, self._cache_name)
         logits: torch.Tensor = out.logits[0, -1]
         return logits
 
@@ -117,8 +120,8 @@ class StockRun(Run):
                 encoder_outputs=self._encoded, decoder_input_ids=ids, past_key_values=self._cache, use_cache=True
             )
         else:
-            out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-        self._cache = out.past_key_values
+            out = self._model(input_ids=ids, use_cache=True, **{self._cache_name: self._cache})
+        self._cache = getattr(out, self._cache_name)
         logits: torch.Tensor = out.logits[0, -1]
         return logits
 

@@ -13,6 +13,8 @@ from semshare_agents.model.rotary import KeyMover, RotaryTables
 from semshare_agents.model.rows import BufferPool, RowModel
 
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+ALWAYS_ALIBI = frozenset({"bloom"})
+"""Model types with ALiBi positions that no setting of theirs mentions."""
 PROBE_TOKENS = 24
 PROBE_SHIFT = 64
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
@@ -64,7 +66,8 @@ def _ruled_out(model: Any) -> str:
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         return "encoder-decoder model: prompt KV belongs to the encoder"
-    if getattr(config, "alibi", False) or (getattr(config, "attn_config", None) and _mpt_alibi(config)):
+    alibi = getattr(config, "alibi", False) or config.model_type in ALWAYS_ALIBI
+    if alibi or (getattr(config, "attn_config", None) and _mpt_alibi(config)):
         return "ALiBi positions: keys cannot be moved, and attention needs its own bias"
     kinds = set(getattr(config, "layer_types", None) or ())
     other = kinds - {"full_attention", "sliding_attention"}

@@ -16,7 +16,7 @@ from tests import tiny
 
 TOKENS = 150
 DTYPES = [torch.float32, torch.bfloat16]
-LARGEST = {torch.float32: 2e-5, torch.bfloat16: 0.08}
+LARGEST = {torch.float32: 5e-5, torch.bfloat16: 0.08}
 MEAN = {torch.float32: 2e-6, torch.bfloat16: 0.02}
 
 
@@ -105,7 +105,7 @@ def test_many_row_groups_equal_the_stock_forward() -> None:
     expected, _ = stock(rows.model, ids)
     buffer = BufferPool(rows).acquire(len(ids))
     rows.forward(ids, np.arange(len(ids)), buffer)
-    broken = np.concatenate(([3], np.arange(100, 250, 2), [900], np.arange(1390, 1400)))
+    broken = np.concatenate(([3], np.arange(100, 250, 2), [770], np.arange(1390, 1400)))
     buffer[:, :, :, torch.as_tensor(broken)] = float("nan")
     assert len(rows.row_pass(broken).groups) > 3
     found = rows.forward(ids[broken], broken, buffer, logits=len(broken))

@@ -51,6 +51,11 @@ def test_others_are_ruled_out_with_a_reason(family: str) -> None:
     assert REASONS[family] in support.reason
 
 
+def test_the_context_is_read_whatever_a_family_calls_it() -> None:
+    assert tiny.loaded("mpt-alibi").context_tokens == 512
+    assert tiny.loaded("llama").context_tokens == tiny.CONTEXT_TOKENS
+
+
 def test_learned_positions_allow_exact_reuse_only() -> None:
     support = tiny.loaded("gpt2").support
     assert support.rows is not None
