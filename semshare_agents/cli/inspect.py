@@ -1,0 +1,253 @@
+"""`semshare turns`, `stats` and `verify`: look at the memory without loading a model."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from semshare_agents.cli.common import HomeOption, console, settings_of
+from semshare_agents.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from semshare_agents.registry import Registry
+    from semshare_agents.settings import Settings
+    from semshare_agents.store.audit import Audit
+
+MIB = 1024**2
+SHOWN_KEYS = 5
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def turns(
+    limit: Annotated[int, typer.Option(min=1, help="Most turns to show.")] = 20,
+    home: HomeOption = None,
+) -> None:
+    """Show the newest turns and what they reused."""
+    rows = asyncio.run(_turns(settings_of(home=home), limit))
+    if not rows:
+        console.print("no turns yet")
+        return
+    table = Table(caption="tokens of the prompt by kind; cold: predicted; seconds to the first token")
+    for name in ("turn", "when", "tenant", "session", "class"):
+        table.add_column(name, overflow="fold")
+    for name in ("computed", "exact", "moved", "semantic", "TTFT s", "cold s", "saved s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        tokens = json.loads(row.report)["tokens"]
+        cold, took = row.predicted_cold_seconds, row.ttft_seconds
+        table.add_row(
+            str(row.id),
+            datetime.fromtimestamp(row.created_at).strftime("%m-%d %H:%M"),
+            row.tenant,
+            row.session or "-",
+            row.reuse_class,
+            *(_count(tokens.get(kind, 0)) for kind in ("computed", "exact", "moved", "semantic")),
+            f"{took:.2f}",
+            f"{cold:.2f}",
+            "-" if row.reuse_class == "cold" else f"{cold - took:.2f}",
+        )
+    console.print(table)
+
+
+def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show what the memory holds and what it has saved."""
+    figures = asyncio.run(_stats(settings_of(home=home)))
+    if as_json:
+        typer.echo(json.dumps(figures, indent=1))
+        return
+    for table in (_classes_table(figures["turns"]), _events_table(figures["tokens_by_event"]), _memory_table(figures)):
+        console.print(table)
+
+
+def verify(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Drop rows and delete files that are wrong; only while nothing else runs.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Check every registry row against its KV file, and every file against the rows."""
+    settings = settings_of(home=home)
+    with _alone(settings.home) as alone:
+        if fix and not alone:
+            raise ConfigurationError(f"another process uses {settings.home}: end it, then run `semshare verify --fix`")
+        found, left = asyncio.run(_verify(settings, fix, alone))
+    console.print(_findings_table(found, alone))
+    for key, problem in found.damaged[:SHOWN_KEYS]:
+        console.print(f"damaged: {key}: {problem}", markup=False, highlight=False, soft_wrap=True)
+    problems = found.problems(alone)
+    if not problems:
+        console.print("[green]rows and files agree[/]")
+    elif not fix:
+        console.print(f"[red]{problems} problems[/]; `semshare verify --fix` puts them right, turns keep their text")
+        raise typer.Exit(1)
+    elif left:
+        console.print(f"[red]{left} problems are left[/]: run `semshare verify` again to see them")
+        raise typer.Exit(1)
+    else:
+        console.print(f"[green]{problems} problems put right[/]")
+
+
+# --- reading
+
+
+@asynccontextmanager
+async def _registry(settings: Settings) -> AsyncIterator[Registry]:
+    """The registry, which must be there already: looking at a memory does not make one."""
+    from semshare_agents.registry import Registry
+
+    if settings.database_url is None and not (settings.home / "registry.db").is_file():
+        raise ConfigurationError(f"no memory in {settings.home} yet: `semshare chat` makes one, --home names another")
+    registry = await Registry.open(settings.registry_url)
+    try:
+        yield registry
+    finally:
+        await registry.close()
+
+
+async def _turns(settings: Settings, limit: int) -> list[Any]:
+    async with _registry(settings) as registry:
+        return list(await registry.turns(limit))
+
+
+async def _stats(settings: Settings) -> dict[str, Any]:
+    async with _registry(settings) as registry:
+        figures = await registry.statistics()
+    files, size = await asyncio.to_thread(_disk_use, settings.kv_dir)
+    tier = {"folder": str(settings.kv_dir), "files": files, "bytes": size, "budget_bytes": settings.disk_bytes}
+    return {**figures, "disk": tier}
+
+
+def _disk_use(folder: Path) -> tuple[int, int]:
+    """Block files and their bytes; the folder may not be there, and files may go while we look."""
+    sizes: list[int] = []
+    for path in folder.glob("*/*.safetensors"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return len(sizes), sum(sizes)
+
+
+async def _verify(settings: Settings, fix: bool, alone: bool) -> tuple[Audit, int]:
+    """Audit, repair where asked for, and count what is left after that."""
+    from semshare_agents.store.audit import audit, repair
+    from semshare_agents.store.disk import DiskStore
+
+    async with _registry(settings) as registry:
+        store = await asyncio.to_thread(DiskStore, settings.kv_dir)
+        with _bar() as bar:
+            task = bar.add_task("blocks")
+            tell = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+            found = await audit(registry, store, tell)
+            if not fix or not found.problems(alone):
+                return found, 0
+            await repair(registry, store, found)
+            bar.update(task, description="checking the repair", completed=0)
+            again = await audit(registry, store, tell)
+            # Files of processes that ended are everybody's now, and read for the first time.
+            await repair(registry, store, again)
+            return found, (await audit(registry, store, tell)).problems(alone) if again.problems(alone) else 0
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[bool]:
+    """Whether no other process uses the memory; while this lasts, none can start to."""
+    path = home / "alive.lock"
+    if not path.exists():
+        yield True
+        return
+    with path.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+# --- showing
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _count(tokens: int) -> str:
+    return f"{tokens:,}" if tokens else "-"
+
+
+def _classes_table(classes: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="turns", title_justify="left")
+    table.add_column("class")
+    for name in ("turns", "prompt tokens", "TTFT s (sum)", "predicted cold s", "saved s"):
+        table.add_column(name, justify="right")
+    for name, row in classes.items():
+        saved = row["predicted_cold_seconds"] - row["ttft_seconds"]
+        table.add_row(
+            name,
+            f"{row['turns']:,}",
+            f"{row['prompt_tokens']:,}",
+            f"{row['ttft_seconds']:.1f}",
+            f"{row['predicted_cold_seconds']:.1f}",
+            "-" if name == "cold" else f"{saved:.1f}",
+        )
+    return table
+
+
+def _events_table(events: dict[str, int]) -> Table:
+    table = Table(title="log of reuse", title_justify="left")
+    table.add_column("event")
+    table.add_column("tokens", justify="right")
+    for kind, tokens in events.items():
+        table.add_row(kind, _count(tokens))
+    return table
+
+
+def _memory_table(figures: dict[str, Any]) -> Table:
+    disk = figures["disk"]
+    table = Table(title="memory", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("figure", overflow="fold")
+    table.add_row("tenants, sessions", f"{figures['tenants']:,}, {figures['sessions']:,}")
+    table.add_row("blocks in the registry", f"{figures['blocks']:,} ({figures['block_bytes'] / MIB:,.1f} MiB)")
+    budget = f"{disk['budget_bytes'] / MIB:,.0f} MiB"
+    table.add_row("files on disk", f"{disk['files']:,} ({disk['bytes'] / MIB:,.1f} MiB of {budget})")
+    table.add_row("folder", disk["folder"])
+    return table
+
+
+def _findings_table(found: Audit, alone: bool) -> Table:
+    table = Table()
+    table.add_column("checked")
+    table.add_column("count", justify="right")
+    table.add_row("rows", f"{found.rows:,}")
+    table.add_row("files", f"{found.files:,}")
+    held = "rows of processes that ended" if alone else "rows in other processes' RAM (fine)"
+    for name, findings, wrong in (
+        ("rows whose file is gone", found.gone, True),
+        ("rows whose file is damaged", found.damaged, True),
+        ("files that no row names", found.orphans, True),
+        ("leftovers of interrupted writes", found.leftovers, True),
+        (held, found.held, alone),
+    ):
+        count = f"{len(findings):,}"
+        table.add_row(name, f"[red]{count}[/]" if wrong and findings else count)
+    return table

@@ -1,0 +1,132 @@
+"""Audit: registry rows against KV files, both ways.
+
+The oracle of every crash test: after whatever happened, an audit with repair leaves a memory in which each row has a
+sound file and each file a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from semshare_agents.registry import Registry
+from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.disk import DiskStore
+
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        rows: Registered blocks that every process may use.
+        files: Block files.
+        gone: Keys of rows whose file is not there.
+        damaged: Keys of rows whose file is not the block they name, with what is wrong.
+        orphans: Keys of files that no row names.
+        leftovers: Files that interrupted writes left aside.
+        held: Keys of rows that say: only in the RAM of another process.
+    """
+
+    rows: int
+    files: int
+    gone: tuple[str, ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
+    orphans: tuple[str, ...] = ()
+    leftovers: tuple[Path, ...] = ()
+    held: tuple[str, ...] = ()
+
+    def problems(self, alone: bool) -> int:
+        """How much is wrong.
+
+        Args:
+            alone: Whether no other process runs: then nobody holds what `held` names.
+        """
+        wrong = len(self.gone) + len(self.damaged) + len(self.orphans) + len(self.leftovers)
+        return wrong + (len(self.held) if alone else 0)
+
+
+async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, total: None) -> Audit:
+    """Compare rows and files; changes nothing.
+
+    Args:
+        registry: The rows.
+        store: The files.
+        tell: Called with `(done, total)` as files are read.
+
+    Raises:
+        RegistryError: the database fails.
+        StoreError: a file cannot be read for reasons other than damage.
+    """
+    files = set(await asyncio.to_thread(_keys, store))
+    leftovers = await asyncio.to_thread(store.leftovers)
+    held = set(await registry.foreign())
+    rows = [info for info, durable in await registry.blocks() if durable]
+    gone: list[str] = []
+    damaged: list[tuple[str, str]] = []
+    for number, info in enumerate(rows, start=1):
+        problem, there = await asyncio.to_thread(_problem, store, info)
+        if problem and there:
+            damaged.append((info.key, problem))
+        elif problem:
+            gone.append(info.key)
+        tell(number, len(rows))
+    # Whoever else is at work may have evicted or registered blocks meanwhile; what the rows say last counts.
+    named = {info.key for info, _ in await registry.blocks()}
+    known = named | held | {info.key for info in rows} | set(await registry.foreign())
+    orphans = await asyncio.to_thread(lambda: sorted(k for k in files - known if store.path(k).exists()))
+    return Audit(
+        rows=len(rows),
+        files=len(files),
+        gone=tuple(key for key in gone if key in named),
+        damaged=tuple((key, problem) for key, problem in damaged if key in named),
+        orphans=tuple(orphans),
+        leftovers=tuple(leftovers),
+        held=tuple(sorted(held)),
+    )
+
+
+async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
+    """Put right what an audit found; only while no other process uses the memory.
+
+    Turns keep their text: what is lost is KV that could not have been served anyway. A row of a process that ended
+    becomes everybody's where its file was finished; whether that file is sound is for the next audit to say.
+
+    Args:
+        registry: The rows.
+        store: The files.
+        found: The findings.
+
+    Raises:
+        RegistryError: the database fails.
+        StoreError: a file cannot be removed.
+    """
+    on_disk = await asyncio.to_thread(lambda: {key for key in found.held if store.path(key).exists()})
+    await registry.made_durable(sorted(on_disk))
+    lost = [key for key in found.held if key not in on_disk]
+    await registry.drop_blocks(lost, "evict", "was in the memory of a process that ended")
+    await registry.drop_blocks(found.gone, "miss", "its file is gone")
+    # Rows first: a file without a row is an orphan, a row without a file a promise that is broken.
+    await registry.drop_blocks([key for key, _ in found.damaged], "miss", "its file was damaged")
+    await asyncio.to_thread(_remove, store, [*(key for key, _ in found.damaged), *found.orphans], found.leftovers)
+
+
+def _keys(store: DiskStore) -> list[str]:
+    return [key for key, _ in store.entries()]
+
+
+def _problem(store: DiskStore, info: BlockInfo) -> tuple[str, bool]:
+    """What is wrong with a row's file, and whether the file is there."""
+    problem = store.check(info)
+    return problem, bool(problem) and store.path(info.key).exists()
+
+
+def _remove(store: DiskStore, keys: list[str], leftovers: tuple[Path, ...]) -> None:
+    for key in keys:
+        store.delete(key)
+    for path in leftovers:
+        path.unlink(missing_ok=True)
