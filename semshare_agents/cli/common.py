@@ -30,6 +30,7 @@ def quiet_libraries() -> None:
     """Keep the libraries' own bars and notices out of ours."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("semshare_agents").setLevel(logging.ERROR)
 
