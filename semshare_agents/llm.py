@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -216,7 +216,7 @@ class SemShareLLM:
         assert generation is not None
         return generation
 
-    async def stream(self, messages: Messages, **options: Any) -> AsyncIterator[Piece]:
+    async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
         """Answer a message list piece by piece; the last piece carries the whole `Generation`.
 
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
@@ -302,7 +302,7 @@ class Session:
         assert generation is not None
         return generation
 
-    async def stream(self, text: str, **options: Any) -> AsyncIterator[Piece]:
+    async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
         async with self._lock:
             messages = [*await self.messages(), {"role": "user", "content": text}]

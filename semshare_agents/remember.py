@@ -85,6 +85,9 @@ async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
             written, lost = await asyncio.to_thread(_write, turns, fingerprint, stored)
         await turns.registry.made_durable(written)
         await turns.registry.drop_blocks(lost, "evict", "no room on disk")
+    # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
+    nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
+    await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
     for old, new in stored.superseded:
         if old not in turns.tiers.leases and await turns.registry.supersede(old, new):
             await asyncio.to_thread(turns.tiers.forget, [old])

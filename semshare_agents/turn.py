@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -319,7 +319,7 @@ class Turns:
                 future.exception()
             raise
 
-    async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncIterator[str]:
+    async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncGenerator[str]:
         """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
         request, run = prefilled.request, prefilled.run
         sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device)
@@ -327,7 +327,9 @@ class Turns:
         logits: torch.Tensor | None = prefilled.logits
         while not answer.finish_reason:
             assert logits is not None
-            piece, logits = await self.on_compute(run, self._step, run, sampler, text, logits, answer, prefilled.room_tokens)
+            piece, logits = await self.on_compute(
+                run, self._step, run, sampler, text, logits, answer, prefilled.room_tokens
+            )
             answer.text = text.text
             if piece:
                 yield piece
@@ -359,5 +361,3 @@ def _scrambled(alignment: Alignment) -> Alignment:
         mine = np.flatnonzero(alignment.donor == index)
         source[mine] = rng.choice(np.flatnonzero(donor.stored()), len(mine))
     return replace(alignment, source=source)
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ class Alignment:
         delta = self.source - np.arange(len(self))
         cut = (np.diff(self.kind) != 0) | (np.diff(self.donor) != 0) | (np.diff(delta) != 0)
         edges = np.concatenate(([0], np.flatnonzero(cut) + 1, [len(self)]))
-        return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if self.kind[a] != Kind.COMPUTED]
+        return [(int(a), int(b)) for a, b in pairwise(edges) if self.kind[a] != Kind.COMPUTED]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from semshare_agents.match import tokens as lsh
 from semshare_agents.match.find import Found
 from semshare_agents.match.spans import find_spans
-from semshare_agents.values import Alignment, Donor, Ints, Kind
+from semshare_agents.values import Alignment, Donor, Floats, Ints, Kind
 
 LEAST_REGION_TOKENS = 48
 LEAST_ANCHOR_SHARE = 0.02
@@ -97,7 +97,7 @@ def _shared(prompt: Ints, regions: list[tuple[int, int]], donor: Donor) -> int:
     return sum(len(lsh.anchors(prompt[a:b], donor.tokens)) for a, b in regions)
 
 
-def _match_region(part: Ints, donor: Donor, codes: lsh.TokenCodes) -> tuple[Ints, np.ndarray] | None:  # type: ignore[type-arg]
+def _match_region(part: Ints, donor: Donor, codes: lsh.TokenCodes) -> tuple[Ints, Floats] | None:
     """Source positions and distances of a region's tokens, or None where the donor has nothing like it."""
     fixed = lsh.anchors(part, donor.tokens)
     if len(fixed) < max(2, LEAST_ANCHOR_SHARE * len(part)):

@@ -96,9 +96,7 @@ def _longest_exact(prompt: Ints, donors: list[Donor]) -> tuple[Donor | None, int
     return best
 
 
-async def _content_hits(
-    registry: Registry, scope: Scope, prompt: Ints, begin: int, block_tokens: int
-) -> list[Hit]:
+async def _content_hits(registry: Registry, scope: Scope, prompt: Ints, begin: int, block_tokens: int) -> list[Hit]:
     hashes = names.rolling(scope, prompt[begin:], block_tokens)
     windows: dict[int, list[int]] = {}
     for at, value in enumerate(hashes.tolist(), start=begin):
@@ -106,9 +104,7 @@ async def _content_hits(
     return await registry.find_contents(scope, windows)
 
 
-async def find_similar(
-    registry: Registry, scope: Scope, signer: Signer, unmatched: Ints
-) -> list[Donor]:
+async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatched: Ints) -> list[Donor]:
     """Donors that say much the same as the unmatched part of a prompt, likeliest first.
 
     Args:

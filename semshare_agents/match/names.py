@@ -69,7 +69,9 @@ def branch(parent: bytes, tokens: Ints) -> bytes | None:
     return blake3.blake3(b"branch" + parent + tokens[:BRANCH_TOKENS].astype("<i4").tobytes()).digest(16)
 
 
-def name_blocks(scope: Scope, tokens: Ints, block_tokens: int, exact_tokens: int, salt: bytes = b"") -> list[NamedBlock]:
+def name_blocks(
+    scope: Scope, tokens: Ints, block_tokens: int, exact_tokens: int, salt: bytes = b""
+) -> list[NamedBlock]:
     """Cut tokens into blocks and name them.
 
     Args:

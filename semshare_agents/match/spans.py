@@ -63,9 +63,7 @@ def equal_behind(a: Ints, b: Ints) -> int:
     return equal_ahead(a[::-1], b[::-1])
 
 
-def find_spans(
-    prompt: Ints, begin: int, donors: Sequence[Donor], hits: Iterable[Hit], least_tokens: int
-) -> list[Span]:
+def find_spans(prompt: Ints, begin: int, donors: Sequence[Donor], hits: Iterable[Hit], least_tokens: int) -> list[Span]:
     """Cover a prompt with maximal equal spans.
 
     Hits are taken from left to right; at each, the donor whose span reaches furthest wins, nearer-to-exact donors

@@ -31,7 +31,7 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
             continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         data = tensor.detach().cpu().contiguous()
-        digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))
+        digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

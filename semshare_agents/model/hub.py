@@ -94,13 +94,8 @@ def _try_hub(target: Path, progress: Progress) -> Path | None:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    unreachable: tuple[type[Exception], ...] = (OSError, HfHubHTTPError, OfflineModeIsEnabled)
-    try:
-        import httpx
-
-        unreachable = (*unreachable, httpx.HTTPError)
-    except ImportError:
-        pass
+    # The hub's client library differs from release to release; its error is a base of the hub's own.
+    unreachable: tuple[type[Exception], ...] = (OSError, OfflineModeIsEnabled, *HfHubHTTPError.__bases__)
     try:
         HfApi().model_info(DEFAULT_HUB_ID, timeout=HUB_TIMEOUT_SECONDS)
         progress(f"downloading {DEFAULT_HUB_ID} from the Hugging Face hub")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Event, Lock
 from typing import Any
 
@@ -30,7 +31,7 @@ Narrow = Callable[[int, torch.Tensor], torch.Tensor | None]
 """`(layer, deviation of the layer's rows) -> indices of the rows kept above that layer, or None for all`."""
 
 
-class ForwardStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
+class ForwardStopped(Exception):
     """A forward pass ended early because its caller no longer wants it."""
 
 
@@ -90,7 +91,7 @@ def group_rows(rows: Ints, heads_per_kv: int, device: torch.device, dtype: torch
         if i - breaks[-1] >= limit or rows[i] - rows[i - 1] > GROUP_GAP:
             breaks.append(i)
     breaks.append(len(rows))
-    return [_group(rows, a, b, heads_per_kv, device, dtype) for a, b in zip(breaks[:-1], breaks[1:], strict=True)]
+    return [_group(rows, a, b, heads_per_kv, device, dtype) for a, b in pairwise(breaks)]
 
 
 def _group(rows: Ints, a: int, b: int, heads_per_kv: int, device: torch.device, dtype: torch.dtype) -> RowGroup:
@@ -399,4 +400,6 @@ class BufferPool:
     def release(self, buffer: torch.Tensor) -> None:
         """Give a buffer back; the smallest of too many is dropped."""
         with self._lock:
-            self._free = sorted([*self._free, buffer], key=lambda b: b.shape[3])[max(0, len(self._free) + 1 - self._keep) :]
+            self._free = sorted([*self._free, buffer], key=lambda b: b.shape[3])[
+                max(0, len(self._free) + 1 - self._keep) :
+            ]

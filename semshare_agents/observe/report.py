@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from semshare_agents.values import Alignment, Kind, Plan, Report
 
 
-def effective_kinds(alignment: Alignment, plan: Plan) -> np.ndarray:  # type: ignore[type-arg]
+def effective_kinds(alignment: Alignment, plan: Plan) -> NDArray[np.uint8]:
     """`Kind` of each prompt token as it was used: rows computed in the first layers count as computed."""
     kinds = alignment.kind.copy()
     if plan.layer_shares:
@@ -53,11 +55,10 @@ def make_report(
     counts = {kind.name.lower(): int((kinds == kind).sum()) for kind in Kind}
     loosest = Kind(int(kinds.max(initial=0)))
     used = kinds != Kind.COMPUTED
-    donors = {
-        donor.turn_id: count
-        for index, donor in enumerate(alignment.donors)
-        if (count := int((used & (alignment.donor == index)).sum()))
-    }
+    # One turn may stand among the donors twice: for its exact prefix and for what resembles it.
+    donors: Counter[int] = Counter()
+    for index, donor in enumerate(alignment.donors):
+        donors[donor.turn_id] += int((used & (alignment.donor == index)).sum())
     if plan.layer_shares:
         row_layers = sum(len(plan.required) + round(s * candidates) for s in plan.layer_shares)
     else:
@@ -66,7 +67,7 @@ def make_report(
         reuse_class="cold" if loosest is Kind.COMPUTED else loosest.name.lower(),
         tokens=counts,
         rows_share=row_layers / (tokens * layers),
-        donors=donors,
+        donors=dict(+donors),
         similarity=alignment.similarity,
         exact_tokens=exact_frontier(alignment, plan),
         stages_seconds=dict(stages_seconds),

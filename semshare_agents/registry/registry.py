@@ -205,9 +205,7 @@ class Registry:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
             select(t.blocks.c.turn_id)
-            .where(
-                t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.branch, branches, self.dialect), self._visible()
-            )
+            .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.branch, branches, self.dialect), self._visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
@@ -372,9 +370,7 @@ class Registry:
         """Blocks of this process are on disk now: every process may use them."""
         if keys:
             async with self._writing() as c:
-                await c.execute(
-                    update(t.blocks).where(any_of(t.blocks.c.key, keys, self.dialect)).values(holder=None)
-                )
+                await c.execute(update(t.blocks).where(any_of(t.blocks.c.key, keys, self.dialect)).values(holder=None))
 
     async def drop_blocks(self, keys: Sequence[str], kind: str, detail: str) -> int:
         """Forget blocks whose KV is gone; the turns keep their text.
@@ -442,7 +438,7 @@ class Registry:
         async with self._reading() as c:
             return list((await c.execute(query)).scalars())
 
-    async def turns(self, limit: int = 50) -> list[Row[Any]]:
+    async def turns(self, limit: int = 50) -> Sequence[Row[*tuple[Any, ...]]]:
         """The newest turns with tenant and session names, newest first."""
         query = (
             select(
@@ -466,7 +462,7 @@ class Registry:
             .limit(limit)
         )
         async with self._reading() as c:
-            return list((await c.execute(query)).all())
+            return (await c.execute(query)).all()
 
     async def statistics(self) -> dict[str, Any]:
         """Counts and sums over the whole registry."""

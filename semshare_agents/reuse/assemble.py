@@ -53,7 +53,11 @@ def infos(parts: list[Fill], fingerprint: str) -> list[BlockInfo]:
 
 
 def assemble(
-    buffer: torch.Tensor, parts: list[Fill], blocks: Mapping[str, torch.Tensor], alignment: Alignment, mover: KeyMover | None
+    buffer: torch.Tensor,
+    parts: list[Fill],
+    blocks: Mapping[str, torch.Tensor],
+    alignment: Alignment,
+    mover: KeyMover | None,
 ) -> None:
     """Copy blocks into a buffer and rotate the keys whose position changed.
 

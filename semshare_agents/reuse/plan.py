@@ -92,7 +92,7 @@ def _nothing_found(alignment: Alignment) -> str:
 def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> NDArray[np.bool_]:
     """Rows that every strategy computes in every layer, as a mask of shape `(tokens,)`."""
     tokens = len(alignment)
-    required = alignment.kind == Kind.COMPUTED
+    required: NDArray[np.bool_] = np.equal(alignment.kind, Kind.COMPUTED)
     required[max(0, tokens - tail_tokens) :] = True
     required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
     for start, end in alignment.runs():

@@ -52,7 +52,9 @@ def decode(path: Path, info: BlockInfo) -> torch.Tensor:
         raise CorruptBlockError(f"{path.name} is not a readable block: {e}") from e
     if metadata.get("format") != FORMAT:
         raise CorruptBlockError(f"{path.name} has format {metadata.get('format')!r}, this version reads {FORMAT}")
-    named = BlockInfo(metadata.get("key", ""), metadata.get("fingerprint", ""), int(kv.shape[3]) if kv.ndim == 5 else -1)
+    named = BlockInfo(
+        metadata.get("key", ""), metadata.get("fingerprint", ""), int(kv.shape[3]) if kv.ndim == 5 else -1
+    )
     if named != info or metadata.get("tokens") != str(info.tokens):
         raise CorruptBlockError(f"{path.name} holds another block, model or length than the registry says")
     if metadata.get("checksum") != _checksum(info, kv):
@@ -62,5 +64,5 @@ def decode(path: Path, info: BlockInfo) -> torch.Tensor:
 
 def _checksum(info: BlockInfo, kv: torch.Tensor) -> str:
     digest = xxhash.xxh3_128(f"{FORMAT}|{info.key}|{info.fingerprint}|{tuple(kv.shape)}|{kv.dtype}".encode())
-    digest.update(memoryview(kv.flatten().view(torch.uint8).numpy()))
+    digest.update(memoryview(kv.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return str(digest.hexdigest())
