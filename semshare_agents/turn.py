@@ -247,7 +247,7 @@ class Turns:
     def signer(self, scope: Scope) -> Signer:
         """The signatures of a scope."""
         if scope.id not in self._signers:
-            self._signers[scope.id] = Signer(self.model.embeddings, scope.seed)
+            self._signers[scope.id] = Signer(len(self.model.embeddings), scope.seed)
         return self._signers[scope.id]
 
     def codes(self) -> TokenCodes:

@@ -107,11 +107,11 @@ def rolling(scope: Scope, tokens: Ints, window: int) -> NDArray[np.int64]:
     count = len(tokens) - window + 1
     if count < 1:
         return np.zeros(0, np.int64)
-    mixed = _mix(tokens.astype(np.uint64) + np.uint64(int.from_bytes(scope.seed[:8], "little")))
+    mixed = mix(tokens.astype(np.uint64) + np.uint64(int.from_bytes(scope.seed[:8], "little")))
     powers, inverses = _powers(_ceiling(len(tokens)))
     with np.errstate(over="ignore"):
         sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(mixed * powers[: len(tokens)], dtype=np.uint64)))
-        hashes = _mix((sums[window:] - sums[:-window]) * inverses[:count])
+        hashes = mix((sums[window:] - sums[:-window]) * inverses[:count])
     return hashes.view(np.int64)
 
 
@@ -121,7 +121,7 @@ def contents(scope: Scope, tokens: Ints, blocks: Sequence[NamedBlock], block_tok
     return [int(hashes[b.start]) if b.length == block_tokens else None for b in blocks]
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): spreads every bit over the word."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -104,7 +105,7 @@ class Registry:
             RegistryUnavailableError: the database cannot be reached.
             SchemaVersionError: it belongs to another schema version.
         """
-        registry = cls(make_engine(url))
+        registry = cls(await asyncio.to_thread(make_engine, url))
         try:
             await registry._prepare()
         except SQLAlchemyError as e:

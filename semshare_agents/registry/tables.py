@@ -117,7 +117,7 @@ bands = Table(
     "bands",
     metadata,
     Column("scope_id", ForeignKey("scopes.id"), primary_key=True),
-    Column("value", Integer, primary_key=True),
+    Column("value", BigInteger, primary_key=True),
     Column("turn_id", ForeignKey("turns.id"), primary_key=True),
     Index("bands_by_turn", "turn_id"),
     sqlite_with_rowid=False,
