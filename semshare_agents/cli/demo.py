@@ -1,4 +1,4 @@
-"""`semshare demo`: three people, one week of notes, and what each prompt reuses of the ones before."""
+"""`semshare demo`: three people, the notes of one project, and what each prompt reuses of the ones before."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def demo(
     with waiting("loading the model") as tell:
         loaded = load(settings.model, settings.home, settings.device, settings.dtype, tell)
     console.print(
-        "Three people ask one model about the same week of notes. Every turn is stored, so that the next\n"
+        "Three people ask one model about the notes of one project. Every turn is stored, so that the next\n"
         "ones can reuse its KV; each is measured against the stock prefill of its prompt, in this run."
     )
     rows = asyncio.run(_play(settings, loaded, max_new_tokens))
@@ -240,7 +240,8 @@ def _close(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
         "  computed  nothing to reuse, or computed again on purpose: the prompt's end, heads of moved text\n"
         "  exact     the same text after the same text: KV as it was stored, equal to a cold run\n"
         "  moved     the same text elsewhere: keys rotated to their new place\n"
-        "  semantic  other words for the same: KV of the closest tokens, the worst matches computed again"
+        "  semantic  other words for the same: KV of the closest tokens, the worst matches computed again;\n"
+        "            approximate, so it is used only where it is asked for"
     )
     if reused:
         cold, took = sum(r["ttft_cold_s"] for r in reused), sum(r["ttft_reuse_s"] for r in reused)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -38,17 +39,23 @@ def turns(
     if not rows:
         console.print("no turns yet")
         return
-    table = Table(caption="tokens of the prompt by kind; cold: predicted; seconds to the first token")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption="computed to semantic: the prompt's tokens; TTFT, cold (predicted), saved: seconds to the first token",
+        caption_justify="left",
+    )
     for name in ("turn", "when", "tenant", "session", "class"):
-        table.add_column(name, overflow="fold")
-    for name in ("computed", "exact", "moved", "semantic", "TTFT s", "cold s", "saved s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=name in ("turn", "when", "class"), overflow="fold")
+    for name in ("computed", "exact", "moved", "semantic", "TTFT", "cold", "saved"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         tokens = json.loads(row.report)["tokens"]
         cold, took = row.predicted_cold_seconds, row.ttft_seconds
         table.add_row(
             str(row.id),
-            datetime.fromtimestamp(row.created_at).strftime("%m-%d %H:%M"),
+            _when(row.created_at),
             row.tenant,
             row.session or "-",
             row.reuse_class,
@@ -188,6 +195,12 @@ def _bar() -> Progress:
         console=console,
         transient=True,
     )
+
+
+def _when(seconds: float) -> str:
+    """The time of today's turns, the day of earlier ones."""
+    then = datetime.fromtimestamp(seconds)
+    return then.strftime("%H:%M" if then.date() == datetime.now().date() else "%d %b")
 
 
 def _count(tokens: int) -> str:

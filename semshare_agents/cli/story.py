@@ -1,6 +1,6 @@
-"""What the demo's people talk about: a made-up week at a lighthouse, told twice.
+"""What the demo's people talk about: made-up days at a lighthouse, the first week told twice.
 
-`DAYS` and `RETOLD` say the same, day by day, in other words; every fact is the same in both.
+`RETOLD` says the same as the first of `DAYS`, day by day, in other words; every fact is the same in both.
 """
 
 from __future__ import annotations
@@ -75,6 +75,32 @@ DAYS = tuple(
         the second Saturday in June, at noon, with the fog horn, if the glass comes in time; if not, it will be
         two weeks later. Ines closed the week with a pot of soup for all, and asked that everyone writes down
         their hours before they take the ferry.""",
+        """Monday of the second week. Emil Strand opened the little window before ten o'clock and found the old
+        lintel behind the bricks, sound and dry, so that the new one is not needed and he charges only 840
+        crowns. Behind it lay a tin with nine nails and a page from a tide table of 1911, which Junia took to
+        the archive. Tomas is back from Ostry; the glass works will cut each of the sixteen panes to its own
+        measure, at no further cost, and have moved the delivery to the Thursday of the fifth week. He brought a
+        sample of the glass, and all held it against the sun. Odile measured the cellar wall: from nineteen
+        parts of water in the hundred it has come down to fourteen. The fuse board has not arrived. Bram
+        received the 20,000 crowns and paid Petra, the glass works' deposit of 4,000 and the hire of the
+        scaffold. He found as well that the insurance ends in May, four weeks before the opening, and asked for
+        an offer to extend it. Ines walked up to the gallery with a surveyor from the harbour, who wants a
+        second railing on the land side, ninety centimetres high, before any visitor may go out there. Tomas
+        thinks that he can forge it with his cousin in Skarn in three days, if the harbour lends them its small
+        furnace.""",
+        """Tuesday of the second week. The right fuse board came with the noon ferry, and by six in the evening
+        there was light on every floor for the first time in eleven years. Odile left one lamp on in the lantern
+        room, and a fishing boat sounded its horn in answer. The insurance for another year costs 960 crowns;
+        Bram agreed to it, after he had asked two other companies. The painter, a young man named Silas Thorn,
+        mixed the bottle green and tried it on a board beside the door; Junia is content, Ines finds it a shade
+        too blue, and the two will look again when it has dried. The reporter's article appeared on page three
+        with a photograph of the letters, and did not name a date. Since the morning four people have called who
+        want to lend a hand; Ines put them down for the garden, which has been waiting since autumn. Tomas
+        measured the centre post as every day: it has not moved, so the wedge stays and the matter is closed.
+        The harbour lends the furnace from Friday to Sunday. What is still open after today: the engineer's
+        signature tomorrow, the second railing, the glass, the colour of the door, and a test of the fog horn,
+        for which the coast guard has to be told two days ahead. Ines wrote this list on the kitchen wall in
+        chalk and signed it.""",
     )
 )
 

@@ -197,8 +197,7 @@ def test_the_story_is_told_twice_with_the_same_facts() -> None:
     def facts(days: tuple[str, ...]) -> list[list[str]]:
         return [sorted(w for w in day.replace(".", " ").split() if any(c.isdigit() for c in w)) for day in days]
 
-    assert len(story.DAYS) == len(story.RETOLD)
-    assert facts(story.DAYS) == facts(story.RETOLD)
+    assert facts(story.DAYS[: len(story.RETOLD)]) == facts(story.RETOLD)
     assert not set(story.DAYS) & set(story.RETOLD)
 
 
@@ -214,7 +213,7 @@ def test_demo_plays_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model = tmp_path / "model"
     tiny.build("llama").save_pretrained(model)
     tiny.tokenizer().save_pretrained(model)
-    monkeypatch.setattr(story, "DAYS", tuple(day[:100] for day in story.DAYS))
+    monkeypatch.setattr(story, "DAYS", tuple(day[:100] for day in story.DAYS[:4]))
     monkeypatch.setattr(story, "RETOLD", tuple(day[:100] for day in story.RETOLD))
     status, output = run("demo", "--model", model, "--home", tmp_path / "home", "--max-new-tokens", "8")
     assert status == 0
