@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 
 import torch
 
@@ -45,7 +46,7 @@ class DiskStore(BlockStore):
     def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
         """See `BlockStore.put`."""
         path = self.path(info.key)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        aside = path.with_suffix(f".{os.getpid()}-{get_ident()}.tmp")
         try:
             if path.exists():
                 return path.stat().st_size

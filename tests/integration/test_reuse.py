@@ -208,7 +208,7 @@ async def test_a_conversation_costs_its_tokens_once(open_llm: OpenLLM, begins: s
         if turn == 0:
             assert generation.report.reuse_class == begins
         else:
-            assert generation.report.tokens["computed"] < 120
+            assert generation.report.tokens["computed"] < (120 if begins == "cold" else 400)
             assert generation.report.misses == 0
         total = generation.usage.total_tokens
     await llm.flush()
