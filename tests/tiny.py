@@ -91,9 +91,7 @@ REUSABLE: dict[str, Callable[[], Any]] = {
     "olmo2": lambda: Olmo2Config(**SHAPE),
     "smollm3-nope": lambda: SmolLM3Config(**DEEPER, no_rope_layer_interval=2),
     "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=16, sliding_window=WINDOW_TOKENS),
-    "gemma3": lambda: Gemma3TextConfig(
-        **DEEPER, head_dim=16, sliding_window=WINDOW_TOKENS, layer_types=SLIDING_KINDS
-    ),
+    "gemma3": lambda: Gemma3TextConfig(**DEEPER, head_dim=16, sliding_window=WINDOW_TOKENS, layer_types=SLIDING_KINDS),
 }
 SLIDING = ("gemma2", "gemma3")
 
@@ -154,9 +152,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="<|im_end|>")
     fast.chat_template = TEMPLATE
     return fast
 

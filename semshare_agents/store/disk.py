@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
 
@@ -59,7 +60,8 @@ class DiskStore(BlockStore):
             aside.rename(path)
             _sync_folder(path.parent)
         except OSError as e:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise StoreError(f"block {info.key} cannot be written to {self.folder}: {e.strerror}") from e
         return len(content)
 

@@ -76,8 +76,7 @@ async def test_the_loop_turns_while_the_model_computes(open_llm: OpenLLM, monkey
     gate = Gate(rows.forward)
     monkeypatch.setattr(rows, "forward", gate)
     task = asyncio.create_task(llm.generate([user(LONG)]))
-    while not gate.entered.is_set():
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(gate.entered.wait, 20)
     for _ in range(50):
         await asyncio.sleep(0)
     assert not task.done()

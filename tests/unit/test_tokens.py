@@ -83,7 +83,8 @@ def test_codes_of_equal_tokens_agree_and_of_unrelated_ones_do_so_half_the_time()
 
 def test_lsh_distance_ranks_as_exact_angles_do() -> None:
     table = embeddings()
-    table[1:10] = table[0] + torch.linspace(0.1, 3, 9)[:, None] * torch.randn(9, 48, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(9, 48, generator=torch.Generator().manual_seed(1))
+    table[1:10] = table[0] + torch.linspace(0.1, 3, 9)[:, None] * noise
     codes = lsh.TokenCodes(table, bits=2048).of(np.arange(10))
     centred = table[:10] - table.mean(0)
     exact = torch.nn.functional.cosine_similarity(centred[:1], centred).clamp(-1, 1).arccos().numpy() / np.pi
