@@ -28,7 +28,7 @@ from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
-from semshare_agents.model.tokenise import check_length, clean_messages, tokenise
+from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
 from semshare_agents.observe.report import make_report
 from semshare_agents.registry import Registry
 from semshare_agents.reuse.assemble import assemble, fills, infos
@@ -234,13 +234,16 @@ class Turns:
             found = await find(self.registry, scope, prompt, self.block_tokens, reuse, least)
         with clock.stage("align"):
             alignment = await asyncio.to_thread(align, prompt, found, least)
-        if reuse.allows(Reuse.SEMANTIC) and (regions := unmatched_regions(alignment)):
+        if not reuse.allows(Reuse.SEMANTIC):
+            return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
+        question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
+        if regions := unmatched_regions(alignment, question):
             with clock.stage("find"):
                 free = np.concatenate([prompt[a:b] for a, b in regions])
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
             with clock.stage("align"):
                 alignment = await asyncio.to_thread(
-                    align_semantic, prompt, alignment, similar, self.codes(), self.similarity_threshold
+                    align_semantic, prompt, alignment, regions, similar, self.codes(), self.similarity_threshold
                 )
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 

@@ -55,7 +55,14 @@ def pairs(
     if unknown:
         raise ConfigurationError(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(ABLATIONS)}")
     options = PairsOptions(
-        tuple(kind or ()), limit, Reuse.parse(reuse), _tier(tier), frozenset(ablate or ()), max_new_tokens, repeat, baseline
+        tuple(kind or ()),
+        limit,
+        Reuse.parse(reuse),
+        _tier(tier),
+        frozenset(ablate or ()),
+        max_new_tokens,
+        repeat,
+        baseline,
     )
     chosen = read_pairs(file, options.kinds, options.limit)
     settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share)
@@ -137,7 +144,18 @@ def _line(row: dict[str, Any]) -> str:
 
 def _pairs_table(summary: dict[str, Any]) -> Table:
     table = Table(title="medians of each kind")
-    for name in ("kind", "pairs", "tokens", "class", "cold s", "reuse s", "speed-up", "KL (mean)", "top-1 (mean)", "ROUGE-L"):
+    for name in (
+        "kind",
+        "pairs",
+        "tokens",
+        "class",
+        "cold s",
+        "reuse s",
+        "speed-up",
+        "KL (mean)",
+        "top-1 (mean)",
+        "ROUGE-L",
+    ):
         table.add_column(name, justify="left" if name in ("kind", "class") else "right")
     for kind, figures in summary.items():
         middle, average = figures["median"], figures["mean"]

@@ -45,16 +45,28 @@ def align(prompt: Ints, found: Found, least_tokens: int) -> Alignment:
     return replace(empty, kind=kind, donor=donor, source=source, donors=tuple(donors))
 
 
-def unmatched_regions(alignment: Alignment) -> list[tuple[int, int]]:
-    """Ranges `(start, end)` of unmatched tokens that are long enough for semantic matching."""
+def unmatched_regions(alignment: Alignment, question_tokens: int) -> list[tuple[int, int]]:
+    """Ranges `(start, end)` of unmatched tokens that are long enough for semantic matching.
+
+    Args:
+        alignment: What equal text was found.
+        question_tokens: Tokens at the prompt's end that must be taken as they are: another question's KV in the place
+            of this one's costs more fidelity than all other semantic matches together.
+    """
     free = np.concatenate(([False], alignment.kind == Kind.COMPUTED, [False]))
+    free[max(0, len(alignment) - question_tokens) + 1 :] = False
     edges = np.flatnonzero(np.diff(free))
     regions = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return [(a, b) for a, b in regions if b - a >= LEAST_REGION_TOKENS]
 
 
 def align_semantic(
-    prompt: Ints, alignment: Alignment, candidates: Sequence[Donor], codes: lsh.TokenCodes, threshold: float
+    prompt: Ints,
+    alignment: Alignment,
+    regions: Sequence[tuple[int, int]],
+    candidates: Sequence[Donor],
+    codes: lsh.TokenCodes,
+    threshold: float,
 ) -> Alignment:
     """Match what is still unmatched to the donor that says it most alike.
 
@@ -64,6 +76,7 @@ def align_semantic(
     Args:
         prompt: Token ids, shape `(tokens,)`.
         alignment: What equal text was found.
+        regions: Unmatched ranges, from `unmatched_regions`.
         candidates: Donors by signature.
         codes: The model's token codes.
         threshold: Least donor similarity.
@@ -71,7 +84,6 @@ def align_semantic(
     Returns:
         The alignment with semantic matches added; `similarity` is the best donor's even where it is too low.
     """
-    regions = unmatched_regions(alignment)
     if not regions or not candidates:
         return alignment
     donor = max(candidates, key=lambda d: _shared(prompt, regions, d))
@@ -93,7 +105,7 @@ def align_semantic(
     return Alignment(kind, who, source, far, donors, similarity)
 
 
-def _shared(prompt: Ints, regions: list[tuple[int, int]], donor: Donor) -> int:
+def _shared(prompt: Ints, regions: Sequence[tuple[int, int]], donor: Donor) -> int:
     return sum(len(lsh.anchors(prompt[a:b], donor.tokens)) for a, b in regions)
 
 

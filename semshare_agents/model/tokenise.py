@@ -10,6 +10,10 @@ import numpy as np
 from semshare_agents.errors import ContextLengthError, InvalidMessagesError, TemplateError
 from semshare_agents.values import Ints, Messages
 
+LONGEST_QUESTION_TOKENS = 64
+TEMPLATE_TOKENS = 8
+"""What a chat template adds after the last message, and some slack for tokens that merge across its border."""
+
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
 
 
@@ -69,6 +73,17 @@ def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[st
     except (JinjaError, TypeError, KeyError) as e:
         raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
     return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+
+def question_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> int:
+    """How many tokens at the prompt's end hold what is asked: the last paragraph, and what the template adds.
+
+    A question is short and every word of it counts; a last paragraph longer than `LONGEST_QUESTION_TOKENS` is taken
+    for a text that ends without one.
+    """
+    paragraph = messages[-1]["content"].rstrip().rpartition("\n\n")[2]
+    count = len(tokenizer.encode(paragraph[-8 * LONGEST_QUESTION_TOKENS :], add_special_tokens=False))
+    return min(count, LONGEST_QUESTION_TOKENS) + TEMPLATE_TOKENS
 
 
 def check_length(prompt_tokens: int, max_new_tokens: int, context_tokens: int) -> int:

@@ -13,7 +13,7 @@ from semshare_agents.reuse.strategies import Choice, SelectionStrategy
 from semshare_agents.values import Alignment, Ints, Kind, Plan
 
 COHERENT_TOKENS = 64
-"""A semantic match may step this far in its donor and still count as going on."""
+"""How far back in a prompt a moved span looks for semantic matches that it goes on from."""
 SINK_TOKENS = 4
 """The first tokens of a prompt are attention sinks (Xiao et al., ICLR 2024): never approximate."""
 
@@ -46,8 +46,8 @@ def make_plan(
 ) -> Plan:
     """Choose rows and predict what they take.
 
-    Computed are: unmatched tokens, the head of each span that does not go on from what precedes it (its KV saw other
-    text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches.
+    Computed are: unmatched tokens, the head of each moved span that does not go on from what precedes it (its KV saw
+    other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches.
 
     Args:
         alignment: What was found.
@@ -96,7 +96,7 @@ def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> N
     required[max(0, tokens - tail_tokens) :] = True
     required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
     for start, end in alignment.runs():
-        if alignment.kind[start] != Kind.EXACT and not _goes_on(alignment, start):
+        if alignment.kind[start] == Kind.MOVED and not _goes_on(alignment, start):
             required[start : min(end, start + head_tokens)] = True
     return required
 
@@ -106,16 +106,19 @@ def _goes_on(alignment: Alignment, start: int) -> bool:
     if start == 0:
         return bool(alignment.source[0] == 0)
     before = start - 1
-    step = int(alignment.source[start] - alignment.source[before])
-    same = alignment.donor[start] == alignment.donor[before]
     if alignment.kind[before] == Kind.EXACT:
         # After an exact prefix, a donor at its own place saw just this prefix.
         donor = alignment.donors[alignment.donor[start]]
         other = alignment.donors[alignment.donor[before]]
         at_home = alignment.source[start] == start
-        return bool(at_home and (same or np.array_equal(donor.tokens[:start], other.tokens[:start])))
-    either = Kind.SEMANTIC in (alignment.kind[start], alignment.kind[before])
-    return bool(same and (step == 1 or (either and 0 <= step <= COHERENT_TOKENS)))
+        return bool(at_home and np.array_equal(donor.tokens[:start], other.tokens[:start]))
+    # Inside reworded text of the same donor, what precedes is much what the donor had.
+    near = np.flatnonzero(alignment.kind[max(0, start - COHERENT_TOKENS) : start] == Kind.SEMANTIC)
+    if not len(near):
+        return False
+    last = max(0, start - COHERENT_TOKENS) + int(near[-1])
+    step = int(alignment.source[start] - alignment.source[last])
+    return bool(alignment.donor[start] == alignment.donor[last] and 0 < step <= 2 * COHERENT_TOKENS)
 
 
 def layer_share(choice: Choice, candidates: int, rows: int, layers: int) -> float:
