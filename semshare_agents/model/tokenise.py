@@ -35,7 +35,7 @@ def _clean(index: int, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidMessagesError(f"message {index} is not a mapping but {type(message).__name__}")
     role = message.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InvalidMessagesError(f"message {index} has role {role!r}; known roles: {', '.join(sorted(ROLES))}")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
