@@ -176,9 +176,28 @@ def test_the_exception_tree_is_the_one_drawn() -> None:
     assert all(name in errors.__doc__ for name in TREE)
 
 
-PUBLIC = """SemShareLLM Session Settings Generation Piece Report Reuse Sampling Usage ClosedError ConfigurationError
-ContextLengthError InvalidMessagesError ModelError PromptError RegistryError SchemaVersionError SemShareError StoreError
-TemplateError""".split()
+PUBLIC = [
+    "SemShareLLM",
+    "Session",
+    "Settings",
+    "Generation",
+    "Piece",
+    "Report",
+    "Reuse",
+    "Sampling",
+    "Usage",
+    "ClosedError",
+    "ConfigurationError",
+    "ContextLengthError",
+    "InvalidMessagesError",
+    "ModelError",
+    "PromptError",
+    "RegistryError",
+    "SchemaVersionError",
+    "SemShareError",
+    "StoreError",
+    "TemplateError",
+]
 
 
 def test_public_names_are_pinned() -> None:
@@ -191,7 +210,9 @@ def test_public_names_are_pinned() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, semshare_agents; print([m for m in ('torch', 'transformers', 'sqlalchemy') if m in sys.modules])"
+    code = (
+        "import sys, semshare_agents; print([m for m in ('torch', 'transformers', 'sqlalchemy') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
