@@ -49,7 +49,7 @@ class DiskStore(BlockStore):
         path = self.path(info.key)
         aside = path.with_suffix(f".{os.getpid()}-{get_ident()}.tmp")
         try:
-            if path.exists():
+            with suppress(FileNotFoundError):
                 return path.stat().st_size
             path.parent.mkdir(exist_ok=True, mode=0o700)
             content = codec.encode(info, kv)

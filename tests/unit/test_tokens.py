@@ -114,15 +114,15 @@ def test_align_semantic_takes_like_text_and_refuses_unlike_text() -> None:
     reworded = reference[40:240].copy()
     reworded[::9] = rng.integers(0, 500, len(reworded[::9]))
     codes = lsh.TokenCodes(embeddings())
-    free = Alignment.empty(len(reworded))
-    taken = align_semantic(reworded, free, [donor_of(reference)], codes, threshold=0.5)
+    free, whole = Alignment.empty(len(reworded)), [(0, len(reworded))]
+    taken = align_semantic(reworded, free, whole, [donor_of(reference)], codes, threshold=0.5)
     assert (taken.kind == Kind.SEMANTIC).mean() > 0.85
     assert taken.similarity > 0.8
     assert taken.donors[0].similarity == taken.similarity
-    refused = align_semantic(reworded, free, [donor_of(reference)], codes, threshold=0.999)
+    refused = align_semantic(reworded, free, whole, [donor_of(reference)], codes, threshold=0.999)
     assert not refused.kind.any()
     assert refused.similarity == taken.similarity
-    unlike = align_semantic(rng.integers(0, 500, 200), free, [donor_of(reference)], codes, threshold=0.0)
+    unlike = align_semantic(rng.integers(0, 500, 200), free, whole, [donor_of(reference)], codes, threshold=0.0)
     assert not unlike.kind.any()
 
 
@@ -131,7 +131,9 @@ def test_align_semantic_touches_unmatched_tokens_only() -> None:
     reference = rng.permutation(500)[:300]
     free = Alignment.empty(300)
     free.kind[:100] = Kind.MOVED
-    taken = align_semantic(reference, free, [donor_of(reference)], lsh.TokenCodes(embeddings()), threshold=0.2)
+    taken = align_semantic(
+        reference, free, [(100, 300)], [donor_of(reference)], lsh.TokenCodes(embeddings()), threshold=0.2
+    )
     assert (taken.kind[:100] == Kind.MOVED).all()
     assert (taken.donor[:100] == -1).all()
     assert (taken.kind[100:] == Kind.SEMANTIC).all()
