@@ -83,9 +83,7 @@ async def fill(registry: Registry, scope: Scope, signer: Signer, texts: list[Int
         bands += [
             {"scope_id": scope.id, "value": v, "turn_id": turn_id} for v in np.unique(signer.bands(tokens)).tolist()
         ]
-    links = [
-        {"turn_id": b["turn_id"], "start": b["start"], "length": b["length"], "block_id": b["id"]} for b in blocks
-    ]
+    links = [{"turn_id": b["turn_id"], "start": b["start"], "length": b["length"], "block_id": b["id"]} for b in blocks]
     async with registry._writing() as connection:
         for table, rows in ((t.turns, turns), (t.blocks, blocks), (t.turn_blocks, links), (t.bands, bands)):
             for at in range(0, len(rows), 20_000):

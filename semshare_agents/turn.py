@@ -266,9 +266,11 @@ class Turns:
             settings = replace(settings, head_tokens=0, semantic_share=0.0)
         layers = self.model.model.config.get_text_config().num_hidden_layers
         with clock.stage("plan"):
-            return await asyncio.to_thread(
+            plan = await asyncio.to_thread(
                 make_plan, alignment, settings, self.strategy, self.cost, layers, self._only_on_disk
             )
+        narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
+        return replace(plan, reason=plan.reason or narrowed)
 
     def _only_on_disk(self, key: str) -> bool:
         fast = self.tiers.fast

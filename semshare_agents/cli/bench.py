@@ -48,9 +48,9 @@ def pairs(
     json_out: JsonOption = None,
 ) -> None:
     """Store each reference, then run its target cold and with reuse, and compare."""
+    quiet_libraries()
     from semshare_agents.bench.pairs import PairsOptions, read_pairs, run_pairs
 
-    quiet_libraries()
     unknown = set(ablate or ()) - set(ABLATIONS)
     if unknown:
         raise ConfigurationError(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(ABLATIONS)}")
@@ -94,10 +94,10 @@ def window(
     json_out: JsonOption = None,
 ) -> None:
     """Replay a conversation through a sliding window; every turn is stored and reused by the next."""
+    quiet_libraries()
     from semshare_agents.bench.pairs import PairsOptions
     from semshare_agents.bench.window import read_lines, run_window, windows
 
-    quiet_libraries()
     prompts = windows(*read_lines(file), turns, lines, step)
     options = PairsOptions(reuse=Reuse.parse(reuse), tier=_tier(tier), max_new_tokens=max_new_tokens, repeat=repeat)
     settings = settings_of(model, home)

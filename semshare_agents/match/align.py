@@ -12,8 +12,10 @@ from semshare_agents.match.find import Found
 from semshare_agents.match.spans import find_spans
 from semshare_agents.values import Alignment, Donor, Floats, Ints, Kind
 
-LEAST_REGION_TOKENS = 48
-LEAST_ANCHOR_SHARE = 0.02
+LEAST_REGION_TOKENS = 96
+LEAST_ANCHORS = 8
+LEAST_ANCHOR_SHARE = 0.015
+"""Anchors a token. Retold conversations had 0.024 and more in a trial, unrelated ones 0.010 and less."""
 RANDOM_DISTANCE = 0.5
 """LSH distance of unrelated embeddings: random bits agree half the time."""
 REJECT_DISTANCE = 0.47
@@ -112,6 +114,6 @@ def _shared(prompt: Ints, regions: Sequence[tuple[int, int]], donor: Donor) -> i
 def _match_region(part: Ints, donor: Donor, codes: lsh.TokenCodes) -> tuple[Ints, Floats] | None:
     """Source positions and distances of a region's tokens, or None where the donor has nothing like it."""
     fixed = lsh.anchors(part, donor.tokens)
-    if len(fixed) < max(2, LEAST_ANCHOR_SHARE * len(part)):
+    if len(fixed) < max(LEAST_ANCHORS, LEAST_ANCHOR_SHARE * len(part)):
         return None
     return lsh.match(codes, part, donor.tokens, fixed)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import blake3
 import numpy as np
-from sqlalchemy import Row, and_, delete, distinct, func, insert, or_, select, update
+from sqlalchemy import Label, Row, and_, delete, distinct, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -205,7 +205,7 @@ class Registry:
     async def find_branches(self, scope: Scope, branches: Sequence[str]) -> list[int]:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
-            select(t.blocks.c.turn_id)
+            select(_newest_turn())
             .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.branch, branches, self.dialect), self._visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
@@ -225,7 +225,7 @@ class Registry:
         wanted = any_of(t.blocks.c.content, list(windows), self.dialect)
         rank = func.row_number().over(partition_by=t.blocks.c.content, order_by=t.blocks.c.id.desc()).label("rank")
         ranked = (
-            select(t.blocks.c.content, t.blocks.c.turn_id, t.blocks.c.start, rank)
+            select(t.blocks.c.content, _newest_turn(), t.blocks.c.start, rank)
             .where(t.blocks.c.scope_id == scope.id, wanted, self._visible())
             .subquery()
         )
@@ -502,6 +502,12 @@ class Registry:
             "blocks": count[0],
             "block_bytes": int(count[1]),
         }
+
+
+def _newest_turn() -> Label[int]:
+    """The newest turn that has a block: of all that share it, it has most of the conversation in one place."""
+    newest = select(func.max(t.turn_blocks.c.turn_id)).where(t.turn_blocks.c.block_id == t.blocks.c.id)
+    return newest.scalar_subquery().label("turn_id")
 
 
 @asynccontextmanager

@@ -109,7 +109,7 @@ turn_blocks = Table(
     Column("start", Integer, primary_key=True),
     Column("length", Integer, nullable=False),
     Column("block_id", ForeignKey("blocks.id"), nullable=False),
-    Index("turn_blocks_by_block", "block_id"),
+    Index("turn_blocks_by_block", "block_id", "turn_id"),
     sqlite_with_rowid=False,
 )
 

@@ -13,7 +13,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from semshare_agents.errors import CorruptBlockError
+from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.store.base import BlockInfo
 
 FORMAT = "semshare-kv-1"
@@ -40,6 +40,7 @@ def decode(path: Path, info: BlockInfo) -> torch.Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
+        StoreError: it cannot be read.
         CorruptBlockError: the file is damaged, truncated, of another format, or another block's.
     """
     try:
@@ -48,7 +49,9 @@ def decode(path: Path, info: BlockInfo) -> torch.Tensor:
             kv: torch.Tensor = f.get_tensor(TENSOR)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
+    except OSError as e:
+        raise StoreError(f"{path.name} cannot be read: {e.strerror}") from e
+    except (SafetensorError, ValueError, RuntimeError) as e:
         raise CorruptBlockError(f"{path.name} is not a readable block: {e}") from e
     if metadata.get("format") != FORMAT:
         raise CorruptBlockError(f"{path.name} has format {metadata.get('format')!r}, this version reads {FORMAT}")

@@ -81,9 +81,13 @@ class DiskStore(BlockStore):
 
     def entries(self) -> Iterator[tuple[str, int]]:
         """See `BlockStore.entries`."""
-        files = [(p.stat().st_mtime_ns, p) for p in self.folder.glob(f"*/*{codec.SUFFIX}")]
-        for _, path in sorted(files):
-            yield path.name.removesuffix(codec.SUFFIX), path.stat().st_size
+        files = []
+        for path in self.folder.glob(f"*/*{codec.SUFFIX}"):
+            with suppress(FileNotFoundError):  # another process may evict meanwhile
+                stat = path.stat()
+                files.append((stat.st_mtime_ns, path.name.removesuffix(codec.SUFFIX), stat.st_size))
+        for _, key, size in sorted(files):
+            yield key, size
 
     def leftovers(self) -> list[Path]:
         """Files that an interrupted write left aside."""

@@ -25,4 +25,5 @@ class Deviation(SelectionStrategy):
         above = max(1, layers - CHECK_LAYER - 1)
         decay = np.exp(-np.log(DECAY_SPAN) * np.arange(above) / max(1, above - 1))
         shares = np.minimum(1.0, decay * share / decay.mean())
-        return Choice(candidates, CHECK_LAYER, (1.0,) * (CHECK_LAYER + 1) + tuple(float(s) for s in shares))
+        full = (1.0,) * (CHECK_LAYER + 1)
+        return Choice(candidates, CHECK_LAYER, (full + tuple(float(s) for s in shares))[:layers])
