@@ -14,6 +14,8 @@ from semshare_agents.values import Alignment, Ints, Kind, Plan
 
 COHERENT_TOKENS = 64
 """How far back in a prompt a moved span looks for semantic matches that it goes on from."""
+DRIFTED_HEADS = 3
+"""Heads are so many times longer where the donor is approximate itself: drift must not add up from turn to turn."""
 SINK_TOKENS = 4
 """The first tokens of a prompt are attention sinks (Xiao et al., ICLR 2024): never approximate."""
 
@@ -97,7 +99,9 @@ def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> N
     required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
     for start, end in alignment.runs():
         if alignment.kind[start] == Kind.MOVED and not _goes_on(alignment, start):
-            required[start : min(end, start + head_tokens)] = True
+            drifted = alignment.donors[alignment.donor[start]].depth > 0
+            head = head_tokens * (DRIFTED_HEADS if drifted else 1)
+            required[start : min(end, start + head)] = True
     return required
 
 

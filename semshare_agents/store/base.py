@@ -35,6 +35,10 @@ class BlockStore(ABC):
     durable: bool = False
     """Whether blocks outlive the process."""
 
+    def size_bytes(self, kv: torch.Tensor) -> int:
+        """Most bytes that a block will take in this store."""
+        return kv.nbytes
+
     @abstractmethod
     def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
         """Keep a copy of a block; an existing key is left as it is.

@@ -19,6 +19,8 @@ from semshare_agents.store.base import BlockInfo
 FORMAT = "semshare-kv-1"
 SUFFIX = ".safetensors"
 TENSOR = "kv"
+HEADER_BYTES = 1024
+"""More than the header of any block takes."""
 
 
 def encode(info: BlockInfo, kv: torch.Tensor) -> bytes:

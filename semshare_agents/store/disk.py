@@ -44,6 +44,10 @@ class DiskStore(BlockStore):
         """The file of a block."""
         return self.folder / key[:2] / f"{key}{codec.SUFFIX}"
 
+    def size_bytes(self, kv: torch.Tensor) -> int:
+        """See `BlockStore.size_bytes`."""
+        return kv.nbytes + codec.HEADER_BYTES
+
     def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
         """See `BlockStore.put`."""
         path = self.path(info.key)

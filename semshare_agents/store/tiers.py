@@ -255,7 +255,7 @@ class Tiers:
 
     @staticmethod
     def _put(tier: Tier, info: BlockInfo, kv: torch.Tensor, depth: int) -> list[str] | None:
-        size = kv.nbytes
+        size = tier.store.size_bytes(kv)
         victims = tier.reserve(Entry(info.key, size, depth))
         if victims is None:
             return None

@@ -150,7 +150,7 @@ class TiersMachine(RuleBasedStateMachine):
             assert tier.used_bytes <= tier.budget_bytes
             entries = dict(tier.store.entries())
             assert {k for k in self.blocks if k in tier} == set(entries)
-            assert sum(self.blocks[k][1].nbytes for k in entries) == tier.used_bytes
+            assert sum(tier.store.size_bytes(self.blocks[k][1]) for k in entries) == tier.used_bytes
 
     @invariant()
     def leased_blocks_are_still_there(self) -> None:

@@ -155,3 +155,9 @@ def test_entries_come_oldest_first(tmp_path: Path) -> None:
         store.put(replace(INFO, key=key), kv(i))
         os.utime(store.path(key), ns=(i, i))
     assert [key for key, _ in store.entries()] == ["zz1", "aa2", "mm3"]
+
+
+def test_a_file_takes_no_more_than_its_tier_accounts_for(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    kv = torch.randn(3, 2, 2, 5, 8)
+    assert store.put(BlockInfo("f" * 32, "0" * 64, 5), kv) <= store.size_bytes(kv)
