@@ -209,12 +209,7 @@ class SemShareLLM:
             ConfigurationError: an option is wrong.
             ClosedError: the adapter is closed.
         """
-        generation: Generation | None = None
-        async with aclosing(self.stream(messages, **options)) as pieces:
-            async for piece in pieces:
-                generation = piece.generation
-        assert generation is not None
-        return generation
+        return await _whole(self.stream(messages, **options))
 
     async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
         """Answer a message list piece by piece; the last piece carries the whole `Generation`.
@@ -295,12 +290,7 @@ class Session:
 
     async def send(self, text: str, **options: Any) -> Generation:
         """Say something and get the answer; options as in `SemShareLLM.generate`."""
-        generation: Generation | None = None
-        async with aclosing(self.stream(text, **options)) as pieces:
-            async for piece in pieces:
-                generation = piece.generation
-        assert generation is not None
-        return generation
+        return await _whole(self.stream(text, **options))
 
     async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
@@ -312,6 +302,15 @@ class Session:
                     if piece.generation is not None:
                         self._messages = [*messages, {"role": "assistant", "content": piece.generation.text}]
                     yield piece
+
+
+async def _whole(stream: AsyncGenerator[Piece]) -> Generation:
+    generation: Generation | None = None
+    async with aclosing(stream) as pieces:
+        async for piece in pieces:
+            generation = piece.generation
+    assert generation is not None
+    return generation
 
 
 def _generation(prefilled: Prefilled, answer: Answer, turn_id: int | None) -> Generation:

@@ -54,18 +54,18 @@ async def find(
     exact, exact_tokens = _longest_exact(prompt, prefixes)
     if not reuse.allows(Reuse.MOVED) or len(prompt) - exact_tokens < least_tokens:
         return Found(exact, exact_tokens)
-    # A donor that agrees past its own exact prefix goes on as moved text at its own place.
-    hits = [
-        Hit(exact_tokens, d.turn_id, exact_tokens)
-        for d in prefixes
-        if equal_ahead(prompt, d.tokens) >= exact_tokens + least_tokens
-    ]
-    hits += await _content_hits(registry, scope, prompt, exact_tokens, block_tokens)
+    hits = await _content_hits(registry, scope, prompt, exact_tokens, block_tokens)
     counts = Counter(hit.turn_id for hit in hits)
     wanted = [turn for turn, _ in sorted(counts.items(), key=lambda item: (-item[1], -item[0]))[:MOST_DONORS]]
     known = {d.turn_id: d for d in prefixes}
-    known.update({d.turn_id: d for d in await registry.donors(scope, [i for i in wanted if i not in known])})
-    donors = tuple(known[i] for i in wanted if i in known)
+    fetched = await registry.donors(scope, [i for i in wanted if i not in known])
+    donors = (*prefixes, *fetched)
+    # A donor that agrees past the exact prefix goes on as moved text at its own place.
+    hits += [
+        Hit(exact_tokens, d.turn_id, exact_tokens)
+        for d in donors
+        if equal_ahead(prompt, d.tokens) >= exact_tokens + least_tokens
+    ]
     return Found(exact, exact_tokens, donors, tuple(hits))
 
 

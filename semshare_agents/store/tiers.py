@@ -98,21 +98,24 @@ class Tier:
             if entry.key in self._sizes:
                 self._policy.used(entry.key)
                 return []
-            missing = self._used_bytes + entry.size_bytes - self.budget_bytes
-            victims: list[str] = []
+            victims, missing = self._victims(self._used_bytes + entry.size_bytes - self.budget_bytes)
             if missing > 0:
-                for key in self._policy.candidates():
-                    if missing <= 0:
-                        break
-                    if key not in self._leases:
-                        victims.append(key)
-                        missing -= self._sizes[key]
-                if missing > 0:
-                    return None
+                return None
             for key in victims:
                 self._drop(key)
             self._account(entry)
             return victims
+
+    def _victims(self, missing_bytes: int) -> tuple[list[str], int]:
+        """The most dispensable blocks that free so many bytes, and how many bytes leases keep them from freeing."""
+        victims: list[str] = []
+        for key in self._policy.candidates():
+            if missing_bytes <= 0:
+                break
+            if key not in self._leases:
+                victims.append(key)
+                missing_bytes -= self._sizes[key]
+        return victims, missing_bytes
 
     def _drop(self, key: str) -> None:
         self._used_bytes -= self._sizes.pop(key, 0)
@@ -121,14 +124,7 @@ class Tier:
     def trim(self) -> list[str]:
         """Drop from the books what exceeds the budget (after it was lowered); the caller deletes the keys returned."""
         with self._lock:
-            victims: list[str] = []
-            excess = self._used_bytes - self.budget_bytes
-            for key in self._policy.candidates():
-                if excess <= 0:
-                    break
-                if key not in self._leases:
-                    victims.append(key)
-                    excess -= self._sizes[key]
+            victims, _ = self._victims(self._used_bytes - self.budget_bytes)
             for key in victims:
                 self._drop(key)
             return victims

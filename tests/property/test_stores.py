@@ -72,7 +72,7 @@ def block(key: str, tokens: int) -> tuple[BlockInfo, torch.Tensor]:
 class TiersMachine(RuleBasedStateMachine):
     """Random puts, reads, leases and damage on a RAM and a disk tier."""
 
-    @initialize(fast=st.integers(100, 900), slow=st.integers(300, 3000))
+    @initialize(fast=st.integers(100, 900), slow=st.integers(2000, 12000))
     def open(self, fast: int, slow: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.leases = Leases()
