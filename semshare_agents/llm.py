@@ -17,13 +17,14 @@ from semshare_agents.evict import make_policy
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.registry import Registry
 from semshare_agents.remember import make_durable, remember
+from semshare_agents.repair import Job, Repairer
 from semshare_agents.reuse.cost import CostModel, measured
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.tiers import Leases
-from semshare_agents.turn import ABLATIONS, Answer, Prefilled, Request, Turns
+from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
 from semshare_agents.values import Generation, Messages, Piece, Reuse, Sampling, Usage
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class SemShareLLM:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="semshare-compute")
         self._background: set[asyncio.Task[None]] = set()
         self._turns: Turns | None = None
+        self._repairer: Repairer | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
 
@@ -108,7 +110,10 @@ class SemShareLLM:
             block_tokens=settings.block_tokens,
             similarity_threshold=settings.similarity_threshold,
             compute=self._compute,
+            repair=RepairRate(settings.repair_rows, settings.repair_slowdown),
         )
+        if settings.repair_idle:
+            self._repairer = Repairer(self._turns)
         return self
 
     def _load(self) -> LoadedModel:
@@ -154,6 +159,8 @@ class SemShareLLM:
         if self._closed:
             return
         self._closed = True
+        if self._repairer is not None:
+            await self._repairer.aclose()
         await self.flush()
         if self._turns is not None:
             await self._turns.registry.close()
@@ -166,6 +173,12 @@ class SemShareLLM:
         """Wait until everything stored so far is on disk."""
         while self._background:
             await asyncio.wait(self._background)
+
+    async def settle(self) -> None:
+        """Wait until approximate turns are repaired (with `repair_idle`) and everything stored is on disk."""
+        if self._repairer is not None:
+            await self._repairer.settle()
+        await self.flush()
 
     @property
     def turns(self) -> Turns:
@@ -238,6 +251,8 @@ class SemShareLLM:
         task = asyncio.create_task(self._write(turns, prefilled.scope.fingerprint, stored))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        if self._repairer is not None and stored.repairable:
+            self._repairer.add(Job(prefilled.scope, stored.turn_id))
         return stored.turn_id
 
     @staticmethod

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from semshare_agents.errors import StoreError
 from semshare_agents.match import names
+from semshare_agents.match.names import NamedBlock
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
@@ -36,11 +38,13 @@ class Stored:
         turn_id: The turn.
         unwritten: Blocks that only this process has.
         superseded: Pairs of keys `(short block, longer block that takes its place)`.
+        repairable: Whether some of its KV is approximate and all of it was kept.
     """
 
     turn_id: int
     unwritten: tuple[tuple[NewBlock, torch.Tensor], ...]
-    superseded: tuple[tuple[str, str], ...]
+    superseded: tuple[tuple[str, str], ...] = ()
+    repairable: bool = False
 
 
 async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored:
@@ -50,14 +54,14 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored
         RegistryError: the database cannot be written.
     """
     run, report = prefilled.run, prefilled.report
-    tokens = np.zeros(0, np.int64)
+    tokens, exact = np.zeros(0, np.int64), 0
     kept: list[tuple[NewBlock, torch.Tensor | None]] = []
     superseded: list[tuple[str, str]] = []
     if isinstance(run, RowRun):
         tokens = np.concatenate((prefilled.prompt, np.asarray(answer.tokens, np.int64)))[: run.length]
-        exact = len(tokens) if report.exact_tokens == len(prefilled.prompt) else report.exact_tokens
-        blocks, superseded = await _blocks(turns, prefilled, tokens, exact)
-        kept, lost = await asyncio.to_thread(_keep, turns, prefilled, run, blocks)
+        exact = min(run.exact, len(tokens))
+        blocks, superseded = await _blocks(turns, prefilled, run, tokens)
+        kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope.fingerprint, run.buffer, blocks)
         await turns.registry.drop_blocks(lost, "evict", "no tier had room")
     registered = tuple(block for block, _ in kept)
     new_turn = NewTurn(
@@ -69,13 +73,23 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored
         report=report,
         prompt_tokens=len(prefilled.prompt),
         session=prefilled.request.session,
-        depth=_depth(prefilled),
+        exact_tokens=exact,
+        depth=_depth(prefilled, exact == len(tokens)),
         superseded=_superseded(prefilled, tokens),
     )
     turn_id = await turns.registry.add_turn(prefilled.scope, new_turn)
     unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
     present = {b.key for b in registered}
-    return Stored(turn_id, unwritten, tuple(pair for pair in superseded if pair[1] in present))
+    return Stored(
+        turn_id,
+        unwritten,
+        tuple(pair for pair in superseded if pair[1] in present),
+        repairable=exact < len(tokens) and _unbroken(registered, len(tokens)),
+    )
+
+
+def _unbroken(blocks: Sequence[NewBlock], tokens: int) -> bool:
+    return sum(b.length for b in blocks) == tokens
 
 
 async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
@@ -88,9 +102,15 @@ async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
     nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
     await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
-    for old, new in stored.superseded:
-        if old not in turns.tiers.leases and await turns.registry.supersede(old, new):
-            await asyncio.to_thread(turns.tiers.forget, [old])
+    replaced = [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
+    await retire(turns, replaced)
+
+
+async def retire(turns: Turns, keys: Sequence[str]) -> None:
+    """Delete KV that no row names any more, once the calls that may still have found it are over."""
+    if keys:
+        await turns.idle.drained()
+        await asyncio.to_thread(turns.tiers.forget, keys)
 
 
 def _write(turns: Turns, fingerprint: str, stored: Stored) -> tuple[list[str], list[str]]:
@@ -110,31 +130,22 @@ def _write(turns: Turns, fingerprint: str, stored: Stored) -> tuple[list[str], l
 
 
 async def _blocks(
-    turns: Turns, prefilled: Prefilled, tokens: Ints, exact: int
+    turns: Turns, prefilled: Prefilled, run: RowRun, tokens: Ints
 ) -> tuple[list[NewBlock], list[tuple[str, str]]]:
     """Name a turn's blocks; those that a donor or an equal turn has already keep their key."""
     size, scope = turns.block_tokens, prefilled.scope
-    named = names.name_blocks(scope, tokens, size, exact, salt=uuid4().bytes)
+    named = names.name_blocks(scope, tokens, size, run.exact, salt=uuid4().bytes)
     contents = names.contents(scope, tokens, named, size)
     shared = {b.start: key for b in named if (key := _shared_key(prefilled, b.start, b.length)) is not None}
     fresh = [b.chain.hex() for b in named if b.start not in shared]
-    twins = await turns.registry.find_chain(scope, fresh) if fresh else {}
+    found = await turns.registry.find_chain(scope, fresh) if fresh else {}
+    twins = {chain: key for chain, (_, key) in found.items()}
+    token_bytes = run.token_bytes
     blocks: list[NewBlock] = []
     superseded: list[tuple[str, str]] = []
     for block, content in zip(named, contents, strict=True):
-        twin = twins.get(block.chain.hex())
-        key = shared.get(block.start) or (twin[1] if twin else None)
-        branch = names.branch(block.parent, tokens[block.start : block.start + block.length])
-        new = NewBlock(
-            start=block.start,
-            length=block.length,
-            chain=block.chain.hex(),
-            branch=None if branch is None else branch.hex(),
-            content=content,
-            key=key or uuid4().hex,
-            size_bytes=block.length * _token_bytes(turns),
-            known=key is not None,
-        )
+        known = {block.chain.hex(): shared[block.start]} if block.start in shared else twins
+        new = new_block(block, content, tokens, known, token_bytes)
         blocks.append(new)
         short = None if new.known else _short_twin(prefilled, block.start, block.length)
         if short is not None:
@@ -142,10 +153,30 @@ async def _blocks(
     return blocks, superseded
 
 
-def _token_bytes(turns: Turns) -> int:
-    rows = turns.model.support.rows
-    assert rows is not None
-    return rows.token_bytes
+def new_block(
+    named: NamedBlock, content: int | None, tokens: Ints, known: Mapping[str, str], token_bytes: int
+) -> NewBlock:
+    """A block as it is registered.
+
+    Args:
+        named: Its place and chain name.
+        content: Its content name.
+        tokens: The turn's token ids, shape `(tokens,)`.
+        known: Keys of registered blocks by chain name, hexadecimal.
+        token_bytes: Bytes of one token's KV.
+    """
+    chain = named.chain.hex()
+    branch = names.branch(named.parent, tokens[named.start : named.start + named.length])
+    return NewBlock(
+        start=named.start,
+        length=named.length,
+        chain=chain,
+        branch=None if branch is None else branch.hex(),
+        content=content,
+        key=known.get(chain) or uuid4().hex,
+        size_bytes=named.length * token_bytes,
+        known=chain in known,
+    )
 
 
 def _taken_in_place(prefilled: Prefilled, start: int, end: int) -> Donor | None:
@@ -158,6 +189,8 @@ def _taken_in_place(prefilled: Prefilled, start: int, end: int) -> Donor | None:
         return None
     # A row of an exact prefix that was computed again has the donor's KV all the same.
     exact = alignment.kind[start:end] == Kind.EXACT
+    if isinstance(prefilled.run, RowRun) and start < prefilled.run.exact and not exact.all():
+        return None  # repaired since
     used = effective_kinds(alignment, prefilled.plan)[start:end] != Kind.COMPUTED
     return alignment.donors[int(who[0])] if (exact | used).all() and not prefilled.plan.layer_shares else None
 
@@ -181,18 +214,28 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
     return None
 
 
-def _keep(
-    turns: Turns, prefilled: Prefilled, run: RowRun, blocks: list[NewBlock]
+def keep_blocks(
+    turns: Turns, fingerprint: str, buffer: torch.Tensor, blocks: Sequence[NewBlock]
 ) -> tuple[list[tuple[NewBlock, torch.Tensor | None]], list[str]]:
-    """Copy new blocks out of the buffer; deepest first, so that heads count as used last."""
+    """Copy new blocks out of a buffer into the fastest tier with room; deepest first, so that heads count as used last.
+
+    Args:
+        turns: Where they are kept.
+        fingerprint: Of the model that computed them.
+        buffer: `(layers, 2, kv_heads, capacity, head_dim)`.
+        blocks: What to keep; those that are known already stay as they are.
+
+    Returns:
+        The blocks that are kept, with their KV where a file is still to be written; and evicted keys that are nowhere.
+    """
     kept: list[tuple[NewBlock, torch.Tensor | None]] = []
     lost: list[str] = []
     for block in reversed(blocks):
         if block.known:
             kept.append((block, None))
             continue
-        kv = run.buffer[:, :, :, block.start : block.start + block.length]
-        info = BlockInfo(block.key, prefilled.scope.fingerprint, block.length)
+        kv = buffer[:, :, :, block.start : block.start + block.length]
+        info = BlockInfo(block.key, fingerprint, block.length)
         done, gone = turns.tiers.keep_fast(info, kv, block.start)
         lost += gone
         if done:
@@ -207,8 +250,7 @@ def _keep(
             continue
         lost += gone
         if done:
-            durable = NewBlock(**{**block.__dict__, "durable": True})
-            kept.append((durable, None))
+            kept.append((replace(block, durable=True), None))
     return kept[::-1], lost
 
 
@@ -217,12 +259,11 @@ def _bands(turns: Turns, prefilled: Prefilled, tokens: Ints) -> list[int]:
     return values
 
 
-def _depth(prefilled: Prefilled) -> int:
+def _depth(prefilled: Prefilled, exact: bool) -> int:
     """Approximate turns between this one and a cold run."""
-    report = prefilled.report
-    if report.exact_tokens == len(prefilled.prompt):
+    if exact:
         return 0
-    depths = [d.depth for d in prefilled.alignment.donors if d.turn_id in report.donors]
+    depths = [d.depth for d in prefilled.alignment.donors if d.turn_id in prefilled.report.donors]
     return 1 + max(depths, default=0)
 
 

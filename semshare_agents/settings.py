@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
+    repair_slowdown: float = Field(0.1, ge=0.0, description="share of a decoding step's time spent on repair")
+    repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by repair_slowdown")
+    repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
     max_new_tokens: int = Field(512, gt=0, description="longest answer of calls that do not say")
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
@@ -29,7 +30,7 @@ from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
-from semshare_agents.observe.report import make_report
+from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
@@ -136,6 +137,19 @@ class Clock:
         return time.perf_counter() - self.begin
 
 
+@dataclass(frozen=True)
+class RepairRate:
+    """How many rows behind the exact frontier a decoding step computes besides its own.
+
+    Attributes:
+        rows: So many; None leaves it to `slowdown`.
+        slowdown: Share of a step's time they may take.
+    """
+
+    rows: int | None
+    slowdown: float
+
+
 @dataclass
 class Turns:
     """Everything the stages need, and their order.
@@ -150,6 +164,8 @@ class Turns:
         block_tokens: Size of a block.
         similarity_threshold: Least donor similarity.
         compute: The one thread on which the model runs.
+        repair: How much repair decoding carries.
+        idle: Knows when nobody waits for the model.
     """
 
     model: LoadedModel
@@ -161,6 +177,8 @@ class Turns:
     block_tokens: int
     similarity_threshold: float
     compute: Executor
+    repair: RepairRate
+    idle: Idle = field(default_factory=Idle)
 
     def __post_init__(self) -> None:
         support = self.model.support
@@ -174,6 +192,10 @@ class Turns:
         Raises:
             PromptError: the messages are malformed or too long.
         """
+        with self.idle.busy():
+            return await self._prefill(request)
+
+    async def _prefill(self, request: Request) -> Prefilled:
         clock = Clock()
         with clock.stage("tokenise"):
             messages = clean_messages(request.messages)
@@ -309,20 +331,22 @@ class Turns:
                     self.cost.saw_cold(len(prompt), time.perf_counter() - start)
             else:
                 narrow = narrowing(plan)
-                logits = await self.on_compute(run, run.prefill, prompt, plan.rows, narrow, plan.check_layer)
+                exact = exact_frontier(alignment, plan)
+                logits = await self.on_compute(run, run.prefill, prompt, plan.rows, exact, narrow, plan.check_layer)
         return alignment, plan, logits, misses
 
     async def on_compute(self, run: Run, function: Callable[..., T], *arguments: object) -> T:
         """Run a function on the compute thread; when the caller is cancelled, end its forward and wait for that."""
-        future = asyncio.get_running_loop().run_in_executor(self.compute, lambda: function(*arguments))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            run.stop.set()
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
-            raise
+        with self.idle.busy():
+            future = asyncio.get_running_loop().run_in_executor(self.compute, lambda: function(*arguments))
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                run.stop.set()
+                await asyncio.wait([future])
+                if not future.cancelled():
+                    future.exception()
+                raise
 
     async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncGenerator[str]:
         """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
@@ -355,7 +379,14 @@ class Turns:
         if len(answer.tokens) >= room_tokens:
             answer.finish_reason = "length"
             return piece + text.finish(), None
-        return piece, run.step(token)
+        return piece, run.step(token, self._repair_rows(run)) if isinstance(run, RowRun) else run.step(token)
+
+    def _repair_rows(self, run: RowRun) -> int:
+        if run.exact >= run.length:
+            return 0
+        if self.repair.rows is not None:
+            return self.repair.rows
+        return 0 if self.cost is None else self.cost.rows_beside_a_step(run.length, run.exact, self.repair.slowdown)
 
 
 def _scrambled(alignment: Alignment) -> Alignment:

@@ -73,6 +73,8 @@ async def run_window(
 ) -> dict[str, Any]:
     """Replay prompts in one memory; each is measured against its own cold run, then stored.
 
+    With the setting `repair_idle` a turn's KV is made exact before the next one comes, as between the turns of a chat.
+
     Returns:
         `rows`, one a turn, and `summary` over the turns after the first, with the slope of KL over turns.
     """
@@ -92,7 +94,7 @@ async def _turn(llm: SemShareLLM, messages: list[dict[str, str]], options: Pairs
     )
     row = {"n_tokens": len(prompt), **await measure_reuse(turns, messages, cold, options)}
     await llm.generate(messages, reuse=options.reuse, max_new_tokens=options.max_new_tokens)
-    await llm.flush()
+    await llm.settle()
     return row
 
 

@@ -89,6 +89,7 @@ def window(
     tier: TierOption = "memory",
     max_new_tokens: TokensOption = 32,
     repeat: RepeatOption = 1,
+    repair: Annotated[bool, typer.Option(help="Repair each turn in the idle time before the next.")] = True,
     model: ModelOption = None,
     home: HomeOption = None,
     json_out: JsonOption = None,
@@ -100,7 +101,7 @@ def window(
 
     prompts = windows(*read_lines(file), turns, lines, step)
     options = PairsOptions(reuse=Reuse.parse(reuse), tier=_tier(tier), max_new_tokens=max_new_tokens, repeat=repeat)
-    settings = settings_of(model, home)
+    settings = settings_of(model, home, repair_idle=repair)
     loaded = _load(settings)
     with _bar() as bar:
         task = bar.add_task("turns", total=len(prompts))
@@ -111,7 +112,8 @@ def window(
 
         result = asyncio.run(run_window(prompts, loaded, settings, options, done))
     console.print_json(data=result["summary"])
-    _write(result, json_out, {"command": "window", "turns": turns, "lines": lines, "step": step, "reuse": reuse})
+    what = {"command": "window", "turns": turns, "lines": lines, "step": step, "reuse": reuse, "repair": repair}
+    _write(result, json_out, what)
 
 
 def _tier(word: str) -> str:

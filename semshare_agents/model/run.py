@@ -47,7 +47,10 @@ class RowRun(Run):
         self._rows = rows
         self._pool = pool
         self._buffer: torch.Tensor | None = pool.acquire(tokens)
+        self._tokens = np.zeros(tokens, np.int64)
         self.length = 0
+        self.exact = 0
+        """Length of the prefix whose KV equals a cold run's: the exact frontier."""
 
     @property
     def buffer(self) -> torch.Tensor:
@@ -57,19 +60,64 @@ class RowRun(Run):
 
     def cold(self, prompt: Ints) -> torch.Tensor:
         """See `Run.cold`."""
-        return self.prefill(prompt, np.arange(len(prompt)))
+        return self.prefill(prompt, np.arange(len(prompt)), len(prompt))
 
-    def prefill(self, prompt: Ints, rows: Ints, narrow: Narrow | None = None, watch: int = -1) -> torch.Tensor:
-        """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`."""
+    def prefill(
+        self, prompt: Ints, rows: Ints, exact: int, narrow: Narrow | None = None, watch: int = -1
+    ) -> torch.Tensor:
+        """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`.
+
+        Args:
+            prompt: Token ids, shape `(tokens,)`.
+            rows: Positions to compute, ascending, shape `(rows,)`.
+            exact: The exact frontier once they are computed.
+            narrow: Drops rows between layers.
+            watch: Layer whose deviation `narrow` gets.
+
+        Returns:
+            The last token's logits `(vocabulary,)`.
+        """
         out = self._rows.forward(prompt[rows], rows, self.buffer, narrow=narrow, watch=watch, stop=self.stop)
-        self.length = len(prompt)
+        self.continue_from(prompt, exact)
         return out[-1]
 
-    def step(self, token: int) -> torch.Tensor:
-        """See `Run.step`."""
-        out = self.forward(np.asarray([token]), np.asarray([self.length]))
+    def continue_from(self, tokens: Ints, exact: int) -> None:
+        """Take the buffer's first rows as the KV of `tokens`, shape `(tokens,)`, exact for the first `exact`."""
+        self._tokens[: len(tokens)] = tokens
+        self.length, self.exact = len(tokens), exact
+
+    def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
+        """Append a token and, in the same pass, compute the next rows behind the exact frontier again.
+
+        In ascending order each such row sees exact rows only, so the frontier moves on with it.
+
+        Args:
+            token: The token.
+            repair_rows: Most rows computed besides the token's own.
+
+        Returns:
+            The token's logits `(vocabulary,)`.
+        """
+        self._tokens[self.length] = token
+        reached = min(self.exact + repair_rows, self.length)
+        rows = np.append(np.arange(self.exact, reached), self.length)
+        out = self.forward(self._tokens[rows], rows)
+        self.exact = reached if reached < self.length else self.length + 1
         self.length += 1
         return out[-1]
+
+    def repair(self, rows: int) -> None:
+        """Compute up to `rows` rows behind the exact frontier again."""
+        reached = min(self.exact + rows, self.length)
+        where = np.arange(self.exact, reached)
+        if len(where):
+            self.forward(self._tokens[where], where)
+        self.exact = reached
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's KV over all layers."""
+        return self._rows.token_bytes
 
     def forward(self, token_ids: Ints, rows: Ints, logits: int = 1) -> torch.Tensor:
         """Compute rows without changing the run's length; returns `(logits, vocabulary)`."""

@@ -66,6 +66,7 @@ class NewTurn:
         messages: The prompt's messages.
         answer: The answer's text.
         report: What was reused.
+        exact_tokens: Length of the prefix of `tokens` whose KV equals a cold run's.
         session: Session name; None for stateless calls.
         depth: Approximate turns between this one and a cold run.
         superseded: Turn whose tokens are a prefix of this one's; its signature is no longer needed.
@@ -78,6 +79,7 @@ class NewTurn:
     answer: str
     report: Report
     prompt_tokens: int
+    exact_tokens: int
     session: str | None = None
     depth: int = 0
     superseded: int | None = None
@@ -295,7 +297,7 @@ class Registry:
         async with self._writing() as c:
             session_id = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
             turn_id = await self._insert_turn(c, scope, turn, session_id)
-            await self._insert_blocks(c, scope, turn, turn_id)
+            await self._insert_blocks(c, scope, turn.blocks, turn_id)
             if turn.superseded is not None:
                 await c.execute(delete(t.bands).where(t.bands.c.turn_id == turn.superseded))
             if turn.bands:
@@ -322,7 +324,7 @@ class Registry:
             "reuse_class": report.reuse_class,
             "prompt_tokens": turn.prompt_tokens,
             "stored_tokens": len(turn.tokens),
-            "exact_tokens": report.exact_tokens if report.exact_tokens < turn.prompt_tokens else len(turn.tokens),
+            "exact_tokens": turn.exact_tokens,
             "depth": turn.depth,
             "ttft_seconds": report.ttft_seconds,
             "predicted_cold_seconds": report.predicted_cold_seconds,
@@ -334,7 +336,7 @@ class Registry:
         row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
         return int(row)
 
-    async def _insert_blocks(self, c: AsyncConnection, scope: Scope, turn: NewTurn, turn_id: int) -> None:
+    async def _insert_blocks(self, c: AsyncConnection, scope: Scope, blocks: Sequence[NewBlock], turn_id: int) -> None:
         fresh = [
             {
                 "scope_id": scope.id,
@@ -348,12 +350,12 @@ class Registry:
                 "size_bytes": b.size_bytes,
                 "holder": None if b.durable else self.holder,
             }
-            for b in turn.blocks
+            for b in blocks
             if not b.known
         ]
         if fresh:
             await c.execute(insert(t.blocks), fresh)
-        keys = [b.key for b in turn.blocks]
+        keys = [b.key for b in blocks]
         if not keys:
             return
         query = select(t.blocks.c.key, t.blocks.c.id).where(any_of(t.blocks.c.key, keys, self.dialect))
@@ -361,7 +363,7 @@ class Registry:
         # A shared block may have been evicted between load and store: the turn then has a gap there.
         links = [
             {"turn_id": turn_id, "start": b.start, "length": b.length, "block_id": ids[b.key]}
-            for b in turn.blocks
+            for b in blocks
             if b.key in ids
         ]
         if links:
@@ -419,6 +421,44 @@ class Registry:
             await c.execute(update(t.turn_blocks).where(t.turn_blocks.c.block_id == old).values(block_id=new))
             await c.execute(delete(t.blocks).where(t.blocks.c.id == old))
         return True
+
+    async def repaired(
+        self, scope: Scope, turn_id: int, blocks: Sequence[NewBlock], exact_tokens: int, finished: bool
+    ) -> list[str]:
+        """Let a turn use exact blocks in the place of its approximate ones, and move its exact frontier.
+
+        Args:
+            scope: Tenant and model.
+            turn_id: The turn.
+            blocks: What takes the place of the blocks that start where these do.
+            exact_tokens: The turn's exact frontier from now on.
+            finished: Whether all its KV is exact now.
+
+        Returns:
+            Keys of blocks that no turn uses any more; their rows are gone.
+        """
+        mine = t.turn_blocks.c.turn_id == turn_id
+        there = and_(mine, t.turn_blocks.c.start.in_([b.start for b in blocks]))
+        async with self._writing() as c:
+            query = select(t.blocks.c.id, t.blocks.c.key).join(t.turn_blocks).where(there)
+            old = {row.id: row.key for row in await c.execute(query)}
+            await c.execute(delete(t.turn_blocks).where(there))
+            await self._insert_blocks(c, scope, blocks, turn_id)
+            changes: dict[str, Any] = {"exact_tokens": exact_tokens, **({"depth": 0} if finished else {})}
+            await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**changes))
+            where = any_of(t.turn_blocks.c.block_id, list(old), self.dialect)
+            newest = func.max(t.turn_blocks.c.turn_id).label("turn_id")
+            query = select(t.turn_blocks.c.block_id, newest).where(where).group_by(t.turn_blocks.c.block_id)
+            shared = {row.block_id: row.turn_id for row in await c.execute(query)} if old else {}
+            for block_id, other in shared.items():
+                await c.execute(update(t.blocks).where(t.blocks.c.id == block_id).values(turn_id=other))
+            unused = [block_id for block_id in old if block_id not in shared]
+            if unused:
+                await c.execute(delete(t.blocks).where(any_of(t.blocks.c.id, unused, self.dialect)))
+            count, detail = sum(b.length for b in blocks), f"exact up to token {exact_tokens}"
+            event = {"at": time.time(), "turn_id": turn_id, "kind": "repair", "tokens": count, "detail": detail}
+            await c.execute(insert(t.events).values(**event))
+        return [old[block_id] for block_id in unused]
 
     # --- looking at it
 

@@ -135,4 +135,4 @@ events = Table(
     Column("detail", Text, nullable=False),
     Index("events_by_turn", "turn_id"),
 )
-"""`kind` is exact, moved, semantic, cold, miss or evict."""
+"""`kind` is exact, moved, semantic, cold, miss, evict or repair."""

@@ -130,6 +130,12 @@ class CostModel:
         disk = disk_tokens * self._token_bytes / self._disk_bytes_per_second
         return s.pass_seconds + compute * layer_share + load + disk
 
+    def rows_beside_a_step(self, tokens: int, position: int, slowdown: float) -> int:
+        """How many rows at `position` a decoding step at `tokens` can carry for `slowdown` of its own time."""
+        s = self._speeds
+        step = s.pass_seconds + s.row_seconds + tokens * s.pair_seconds
+        return int(slowdown * step / (s.row_seconds + position * s.pair_seconds))
+
     def saw_cold(self, tokens: int, seconds: float) -> None:
         """Learn from a full prefill."""
         if tokens >= 256:

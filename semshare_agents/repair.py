@@ -1,0 +1,160 @@
+"""Repair: compute again what a turn took approximately, until its KV is a cold run's.
+
+While a turn answers, each decoding step carries some of these rows (`RowRun.step`). Here the rest follows while nobody
+waits for the model: in ascending order, so that each row sees exact rows only, and the turn's exact frontier moves on.
+What is behind the frontier is stored under its true chain names and serves other turns as exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from semshare_agents.errors import SemShareError
+from semshare_agents.match import names
+from semshare_agents.match.align import align
+from semshare_agents.match.find import find
+from semshare_agents.model.rows import ForwardStopped
+from semshare_agents.model.run import RowRun
+from semshare_agents.remember import Stored, keep_blocks, make_durable, new_block, retire
+from semshare_agents.reuse.assemble import assemble, fills, infos
+from semshare_agents.turn import Turns
+from semshare_agents.values import Ints, Kind, Reuse, Scope
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 64
+MOST_WAITING = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stored turn some of whose KV is approximate."""
+
+    scope: Scope
+    turn_id: int
+
+
+class Repairer:
+    """Repairs turns in idle time, the newest first; a newer one goes before one under way, whose progress is kept.
+
+    Args:
+        turns: The stages and what they need.
+    """
+
+    def __init__(self, turns: Turns):
+        self._turns = turns
+        self._waiting: list[Job] = []
+        self._task: asyncio.Task[None] | None = None
+        self._run: RowRun | None = None
+        self._closing = False
+        self._newer = False
+
+    def add(self, job: Job) -> None:
+        """Repair a turn when there is time; of too many that wait the oldest stays as it is."""
+        self._waiting = [*self._waiting, job][-MOST_WAITING:]
+        self._newer = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def settle(self) -> None:
+        """Wait until no turn waits for repair."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def aclose(self) -> None:
+        """End the repair under way, keep what it reached, and leave the rest as it is."""
+        self._closing = True
+        self._waiting.clear()
+        if self._run is not None:
+            self._run.stop.set()
+        await self.settle()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            job = self._waiting.pop()
+            self._newer = False
+            try:
+                if not await self._repair(job) and not self._closing:
+                    self._waiting.insert(-1, job)
+            except SemShareError as e:
+                log.warning("turn %d stays approximate: %s", job.turn_id, e)
+
+    def _interrupted(self) -> bool:
+        return self._closing or self._newer
+
+    async def _repair(self, job: Job) -> bool:
+        """Repair one turn; returns False where it was interrupted."""
+        turns = self._turns
+        await turns.idle.quiet()
+        donors = await turns.registry.donors(job.scope, [job.turn_id])
+        if not donors or not donors[0].stored().all():
+            return True
+        tokens, frontier = donors[0].tokens, donors[0].exact_tokens
+        assert turns.model.support.rows is not None
+        assert turns.pool is not None
+        run = RowRun(turns.model.support.rows, turns.pool, len(tokens))
+        self._run = run
+        try:
+            await self._load_exact(job.scope, tokens, run)
+            while run.exact < run.length and not self._interrupted():
+                await self._chunk(run)
+            await self._save(job, tokens, frontier, run)
+            return run.exact == run.length
+        finally:
+            self._run = None
+            run.close()
+
+    async def _load_exact(self, scope: Scope, tokens: Ints, run: RowRun) -> None:
+        """Begin where stored exact KV ends; other turns may have brought some since."""
+        turns = self._turns
+        found = await find(turns.registry, scope, tokens, turns.block_tokens, Reuse.EXACT, len(tokens))
+        alignment = align(tokens, found, len(tokens))
+        parts = await asyncio.to_thread(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
+        wanted = infos(parts, scope.fingerprint)
+        with turns.tiers.leases.hold([i.key for i in wanted]):
+            loaded = await asyncio.to_thread(turns.tiers.load, wanted)
+            missing = [int(p.target[0]) for p in parts if p.block.key in loaded.missing]
+            exact = min([found.exact_tokens, *missing])
+            usable = [p for p in parts if p.target[-1] < exact]
+            await asyncio.to_thread(assemble, run.buffer, usable, loaded.kv, alignment, None)
+        run.continue_from(tokens, exact)
+
+    async def _chunk(self, run: RowRun) -> None:
+        turns = self._turns
+        await turns.idle.quiet()
+        if self._interrupted():
+            return
+        run.stop.clear()
+        with turns.idle.background(run.stop):
+            with suppress(ForwardStopped):
+                await asyncio.get_running_loop().run_in_executor(turns.compute, run.repair, CHUNK_ROWS)
+
+    async def _save(self, job: Job, tokens: Ints, frontier: int, run: RowRun) -> None:
+        """Store whole blocks between the turn's frontier and the one reached now."""
+        turns, scope, size = self._turns, job.scope, self._turns.block_tokens
+        named = names.name_blocks(scope, tokens, size, exact_tokens=len(tokens))
+        contents = names.contents(scope, tokens, named, size)
+        done = [(b, c) for b, c in zip(named, contents, strict=True) if frontier < b.start + b.length <= run.exact]
+        if not done:
+            return
+        found = await turns.registry.find_chain(scope, [b.chain.hex() for b, _ in done])
+        twins = {chain: key for chain, (_, key) in found.items()}
+        blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
+        kept, lost = await asyncio.to_thread(keep_blocks, turns, scope.fingerprint, run.buffer, blocks)
+        await turns.registry.drop_blocks(lost, "evict", "no tier had room")
+        if len(kept) < len(blocks):
+            log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
+            await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
+            return
+        reached = blocks[-1].start + blocks[-1].length
+        unused = await turns.registry.repaired(
+            scope, job.turn_id, [b for b, _ in kept], reached, finished=reached == len(tokens)
+        )
+        unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
+        await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten))
+        await retire(turns, unused)
