@@ -130,9 +130,8 @@ class Repairer:
         if self._interrupted():
             return
         run.stop.clear()
-        with turns.idle.background(run.stop):
-            with suppress(ForwardStopped):
-                await asyncio.get_running_loop().run_in_executor(turns.compute, run.repair, CHUNK_ROWS)
+        with turns.idle.background(run.stop), suppress(ForwardStopped):
+            await asyncio.get_running_loop().run_in_executor(turns.compute, run.repair, CHUNK_ROWS)
 
     async def _save(self, job: Job, tokens: Ints, frontier: int, run: RowRun) -> None:
         """Store whole blocks between the turn's frontier and the one reached now."""

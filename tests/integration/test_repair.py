@@ -154,7 +154,7 @@ async def test_closing_keeps_what_was_repaired(open_llm: OpenLLM, monkeypatch: p
     from semshare_agents.model.run import RowRun
 
     repair = RowRun.repair
-    calls = []
+    calls: list[int] = []
 
     def counted(self: RowRun, rows: int) -> None:
         if calls:
