@@ -105,7 +105,11 @@ class SemShareLLM:
             cost=cost,
             strategy=strategy,
             plan_settings=PlanSettings(
-                settings.head_tokens, settings.tail_tokens, settings.semantic_share, settings.min_gain
+                settings.head_tokens,
+                settings.tail_tokens,
+                settings.semantic_share,
+                settings.look_share,
+                settings.min_gain,
             ),
             block_tokens=settings.block_tokens,
             similarity_threshold=settings.similarity_threshold,

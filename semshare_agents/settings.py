@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
     strategy: str = Field("static", description="how semantic rows to recompute are chosen")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
+    look_share: Share = Field(
+        0.04, description="rows computed again, by attention, per token that moved text never saw"
+    )
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")

@@ -27,13 +27,14 @@ from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.rows import BufferPool
+from semshare_agents.model.rows import BufferPool, Gaze
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.look import seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
@@ -285,7 +286,7 @@ class Turns:
         assert self.cost is not None
         settings = self.plan_settings
         if NO_RECOMPUTE in request.ablations:
-            settings = replace(settings, head_tokens=0, semantic_share=0.0)
+            settings = replace(settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
         layers = self.model.model.config.get_text_config().num_hidden_layers
         with clock.stage("plan"):
             plan = await asyncio.to_thread(
@@ -330,10 +331,22 @@ class Turns:
                 if self.cost is not None:
                     self.cost.saw_cold(len(prompt), time.perf_counter() - start)
             else:
-                narrow = narrowing(plan)
-                exact = exact_frontier(alignment, plan)
-                logits = await self.on_compute(run, run.prefill, prompt, plan.rows, exact, narrow, plan.check_layer)
+                plan, logits = await self.on_compute(run, self._rows, run, prompt, alignment, plan)
         return alignment, plan, logits, misses
+
+    def _rows(self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan) -> tuple[Plan, torch.Tensor]:
+        """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again."""
+        layers = self.model.model.config.get_text_config().num_hidden_layers
+        looking = viewers(plan.rows, len(prompt))
+        gaze = Gaze(looking, layers) if plan.looks else None
+        exact = exact_frontier(alignment, plan)
+        logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, gaze)
+        if gaze is None:
+            return plan, logits
+        seen = seen_rows(plan.looks, gaze.attention())
+        plan = replace(plan, rows=np.union1d(plan.rows, seen), required=np.union1d(plan.required, seen))
+        again = np.union1d(seen, np.arange(len(prompt) - looking, len(prompt)))
+        return plan, run.prefill(prompt, again, exact_frontier(alignment, plan))
 
     async def on_compute(self, run: Run, function: Callable[..., T], *arguments: object) -> T:
         """Run a function on the compute thread; when the caller is cancelled, end its forward and wait for that."""

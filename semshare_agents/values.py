@@ -158,6 +158,21 @@ class Alignment:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Rows among which the attention of the prompt's end chooses, for a second pass.
+
+    Attributes:
+        candidates: Rows, ascending, shape `(candidates,)`.
+        weight: Factor of the attention that each gets, shape `(candidates,)`.
+        rows: How many are computed.
+    """
+
+    candidates: Ints
+    weight: Floats
+    rows: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which rows of the prompt are computed.
 
@@ -170,6 +185,7 @@ class Plan:
         layer_shares: Shares of the semantic rows kept per layer; empty when all layers compute `rows`.
         check_layer: Layer at which deviation is measured; -1 for none.
         required: Rows computed in every layer; equals `rows` for a static plan.
+        looks: What a second pass computes besides; empty for a single pass.
     """
 
     rows: Ints
@@ -180,6 +196,7 @@ class Plan:
     layer_shares: tuple[float, ...] = ()
     check_layer: int = -1
     required: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
-from semshare_agents.values import Ints
+from semshare_agents.values import Floats, Ints
 
 ATTENTION = "semshare_rows"
 CPU_GROUP_ROWS = 64
@@ -52,6 +52,48 @@ class RowGroup:
     mask: torch.Tensor | None
 
 
+class Gaze:
+    """Sums what the last rows of a pass attend to, over the layers in which a decoder gathers what it needs.
+
+    Args:
+        rows: How many of the last rows look.
+        layers: Layers of the model; those from the half to five sixths count.
+    """
+
+    def __init__(self, rows: int, layers: int):
+        self.rows = rows
+        self._first, self._last = layers // 2, max(layers // 2 + 1, layers * 5 // 6)
+        self._mass: torch.Tensor | None = None
+
+    def see(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, scaling: float | None
+    ) -> None:
+        """Add a layer's attention.
+
+        Args:
+            layer: Index of the layer.
+            query: `(1, heads, rows, head_dim)`.
+            key: `(1, kv_heads, keys, head_dim)`.
+            positions: Position of each row, shape `(rows,)`.
+            scaling: Factor of the scores; None for `head_dim ** -0.5`.
+        """
+        if not self._first <= layer < self._last:
+            return
+        _, heads, _, dim = query.shape
+        count = int(positions[-1]) + 1
+        k = key[0, :, :count].repeat_interleave(heads // key.shape[1], 0)
+        scores = torch.matmul(query[0], k.transpose(1, 2)).float() * (dim**-0.5 if scaling is None else scaling)
+        later = torch.arange(count, device=key.device)[None] > positions[:, None]
+        mass = scores.masked_fill(later, float("-inf")).softmax(-1).sum((0, 1))
+        self._mass = mass if self._mass is None else self._mass + mass
+
+    def attention(self) -> Floats:
+        """What each position got, shape `(last row + 1,)`."""
+        assert self._mass is not None, "no pass has run yet"
+        out: Floats = self._mass.cpu().numpy()
+        return out
+
+
 @dataclass
 class RowPass:
     """The rows of one forward pass and how they attend; narrowed between layers where a plan asks for it.
@@ -61,12 +103,14 @@ class RowPass:
         groups: Partition of the rows.
         where: The same positions as a tensor on the model's device.
         stop: Once set, the pass ends with `ForwardStopped` before its next layer.
+        gaze: Sees what the last rows attend to.
     """
 
     rows: Ints
     groups: list[RowGroup]
     where: torch.Tensor
     stop: Event | None = None
+    gaze: Gaze | None = None
 
     @property
     def contiguous(self) -> bool:
@@ -152,6 +196,8 @@ def rows_attention(
                 part = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
             part = part.view(batch, heads, count, dim)
         out[:, group.first : group.last] = part.transpose(1, 2)
+    if (gaze := row_pass.gaze) is not None:
+        gaze.see(module.layer_idx, query[:, :, -gaze.rows :], key, row_pass.where[-gaze.rows :], scaling)  # type: ignore[arg-type]
     return out, None
 
 
@@ -285,6 +331,7 @@ class RowModel:
         narrow: Narrow | None = None,
         watch: int = -1,
         stop: Event | None = None,
+        gaze: Gaze | None = None,
     ) -> torch.Tensor:
         """Compute rows: their KV goes into the buffer, the last ones' logits are returned.
 
@@ -296,6 +343,7 @@ class RowModel:
             narrow: Called above the watched layer and every layer after it; see `Narrow`.
             watch: Layer whose deviation from the buffer's earlier content is handed to `narrow`.
             stop: Ends the pass early once set.
+            gaze: Sees what the last rows attend to.
 
         Returns:
             `(logits, vocabulary)`.
@@ -304,7 +352,7 @@ class RowModel:
             ForwardStopped: `stop` was set.
         """
         row_pass = self.row_pass(rows)
-        row_pass.stop = stop
+        row_pass.stop, row_pass.gaze = stop, gaze
         cache = ScatterCache(buffer, row_pass, watch)
         ids = torch.as_tensor(token_ids, device=self.device)[None]
         # A ready 4D mask passes through transformers untouched; rows_attention does not read it.

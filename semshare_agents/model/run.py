@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import BufferPool, ForwardStopped, Narrow, RowModel
+from semshare_agents.model.rows import BufferPool, ForwardStopped, Gaze, Narrow, RowModel
 from semshare_agents.values import Ints
 
 
@@ -63,7 +63,13 @@ class RowRun(Run):
         return self.prefill(prompt, np.arange(len(prompt)), len(prompt))
 
     def prefill(
-        self, prompt: Ints, rows: Ints, exact: int, narrow: Narrow | None = None, watch: int = -1
+        self,
+        prompt: Ints,
+        rows: Ints,
+        exact: int,
+        narrow: Narrow | None = None,
+        watch: int = -1,
+        gaze: Gaze | None = None,
     ) -> torch.Tensor:
         """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`.
 
@@ -73,11 +79,12 @@ class RowRun(Run):
             exact: The exact frontier once they are computed.
             narrow: Drops rows between layers.
             watch: Layer whose deviation `narrow` gets.
+            gaze: Sees what the last rows attend to.
 
         Returns:
             The last token's logits `(vocabulary,)`.
         """
-        out = self._rows.forward(prompt[rows], rows, self.buffer, narrow=narrow, watch=watch, stop=self.stop)
+        out = self._rows.forward(prompt[rows], rows, self.buffer, narrow=narrow, watch=watch, stop=self.stop, gaze=gaze)
         self.continue_from(prompt, exact)
         return out[-1]
 

@@ -125,10 +125,15 @@ class CostModel:
             disk_tokens: How many of them come from disk.
         """
         s = self._speeds
-        compute = len(rows) * s.row_seconds + float(rows.sum() + len(rows)) * s.pair_seconds
+        compute = self.pass_seconds(rows) - s.pass_seconds
         load = loaded_tokens * self._token_bytes / s.load_bytes_per_second
         disk = disk_tokens * self._token_bytes / self._disk_bytes_per_second
         return s.pass_seconds + compute * layer_share + load + disk
+
+    def pass_seconds(self, rows: Ints) -> float:
+        """One pass over rows at the given positions, shape `(rows,)`."""
+        s = self._speeds
+        return s.pass_seconds + len(rows) * s.row_seconds + float(rows.sum() + len(rows)) * s.pair_seconds
 
     def rows_beside_a_step(self, tokens: int, position: int, slowdown: float) -> int:
         """How many rows at `position` a decoding step at `tokens` can carry for `slowdown` of its own time."""

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.look import VIEWERS, look_at_moved
 from semshare_agents.reuse.strategies import Choice, SelectionStrategy
-from semshare_agents.values import Alignment, Ints, Kind, Plan
+from semshare_agents.values import Alignment, Ints, Kind, Look, Plan
 
 COHERENT_TOKENS = 64
 """How far back in a prompt a moved span looks for semantic matches that it goes on from."""
@@ -27,6 +28,7 @@ class PlanSettings:
     head_tokens: int
     tail_tokens: int
     semantic_share: float
+    look_share: float
     min_gain: float
 
 
@@ -49,7 +51,8 @@ def make_plan(
     """Choose rows and predict what they take.
 
     Computed are: unmatched tokens, the head of each moved span that does not go on from what precedes it (its KV saw
-    other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches.
+    other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches; in a second
+    pass what the prompt's end attends to, of the spans whose KV lacks much that precedes them here.
 
     Args:
         alignment: What was found.
@@ -71,7 +74,9 @@ def make_plan(
     rows = np.flatnonzero(wanted)
     loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
     share = layer_share(choice, len(candidates), len(rows), layers)
+    looks = _looks(alignment, settings.look_share, rows, candidates, choice)
     seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
+    seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks)
     if seconds * settings.min_gain > cold_seconds:
         return cold_plan(tokens, f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s", cold_seconds)
     return Plan(
@@ -82,7 +87,22 @@ def make_plan(
         layer_shares=choice.layer_shares,
         check_layer=choice.check_layer,
         required=np.flatnonzero(required),
+        looks=looks,
     )
+
+
+def _looks(alignment: Alignment, share: float, rows: Ints, candidates: Ints, choice: Choice) -> tuple[Look, ...]:
+    looks = []
+    if choice.look_rows:
+        looks.append(Look(candidates, choice.look_weight, min(choice.look_rows, len(candidates))))
+    moved = look_at_moved(alignment, share, rows) if share > 0 else None
+    return (*looks, moved) if moved is not None else tuple(looks)
+
+
+def _typical(look: Look, tokens: int) -> Ints:
+    """Rows that cost about what a look's choice and the prompt's end will."""
+    spread = np.linspace(0, len(look.candidates) - 1, look.rows).astype(np.int64)
+    return np.concatenate((look.candidates[spread], np.full(VIEWERS, tokens - 1)))
 
 
 def _nothing_found(alignment: Alignment) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.reuse.strategies.base import Choice, SelectionStrategy
 from semshare_agents.reuse.strategies.deviation import Deviation
+from semshare_agents.reuse.strategies.look import Looking
 from semshare_agents.reuse.strategies.static import Static
 
-STRATEGIES: dict[str, type[SelectionStrategy]] = {"static": Static, "deviation": Deviation}
+STRATEGIES: dict[str, type[SelectionStrategy]] = {"static": Static, "deviation": Deviation, "look": Looking}
 
 
 def make_strategy(name: str) -> SelectionStrategy:
@@ -22,4 +23,4 @@ def make_strategy(name: str) -> SelectionStrategy:
         raise ConfigurationError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}") from None
 
 
-__all__ = ["STRATEGIES", "Choice", "Deviation", "SelectionStrategy", "Static", "make_strategy"]
+__all__ = ["STRATEGIES", "Choice", "Deviation", "Looking", "SelectionStrategy", "Static", "make_strategy"]

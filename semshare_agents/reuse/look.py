@@ -1,0 +1,83 @@
+"""The second pass: the prompt's end looks at the reused KV first, then what it looks at is computed.
+
+Moved text that now follows text which its donor never saw is where moved reuse drifts (lost cross-attention), and not
+every row of it matters to the question: those that the question attends to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from semshare_agents.values import Alignment, Floats, Ints, Kind, Look
+
+VIEWERS = 32
+"""Most rows at a prompt's end whose attention counts."""
+LEAST_LOOK_ROWS = 16
+"""A second pass for fewer rows is not worth its fixed time."""
+
+
+def unseen_tokens(alignment: Alignment, start: int) -> int:
+    """How many tokens before a moved span its KV never saw in its donor."""
+    donor, source = alignment.donor[start], alignment.source[start]
+    before = slice(0, start)
+    theirs = alignment.donors[donor].tokens
+    prefix = int(((alignment.kind[before] == Kind.EXACT) & _same_place(alignment, donor, start)).sum())
+    seen = (alignment.donor[before] == donor) & (alignment.source[before] < source)
+    seen &= alignment.kind[before] != Kind.EXACT
+    return start - min(prefix, len(theirs)) - int(seen.sum())
+
+
+def _same_place(alignment: Alignment, donor: int, start: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which of the first `start` tokens the donor has at their own place."""
+    out = np.zeros(start, np.bool_)
+    exact = alignment.kind[:start] == Kind.EXACT
+    theirs = alignment.donors[donor].tokens[:start]
+    for index in np.unique(alignment.donor[:start][exact]).tolist():
+        others = alignment.donors[index].tokens[: len(theirs)]
+        count = min(len(others), len(theirs))
+        out[:count] |= others[:count] == theirs[:count]
+    return out
+
+
+def look_at_moved(alignment: Alignment, share: float, required: Ints) -> Look | None:
+    """The look at moved spans that follow text unknown to their donor; None where there is nothing worth it.
+
+    Args:
+        alignment: Where the KV comes from.
+        share: Rows to compute per unseen token.
+        required: Rows that are computed anyway.
+    """
+    budget = 0.0
+    parts: list[Ints] = []
+    for start, end in alignment.runs():
+        if alignment.kind[start] == Kind.MOVED:
+            unseen = min(unseen_tokens(alignment, start), end - start)
+            if unseen > 0:
+                budget += share * unseen
+                parts.append(np.arange(start, end))
+    if round(budget) < LEAST_LOOK_ROWS:
+        return None
+    rows = np.setdiff1d(np.concatenate(parts), required)
+    return Look(rows, np.ones(len(rows), np.float32), min(round(budget), len(rows)))
+
+
+def viewers(rows: Ints, tokens: int) -> int:
+    """How many of the last computed rows form the prompt's unbroken end, at most `VIEWERS`."""
+    back = rows[::-1][:VIEWERS]
+    return int((back == tokens - 1 - np.arange(len(back))).cumprod().sum())
+
+
+def seen_rows(looks: Sequence[Look], attention: Floats) -> Ints:
+    """The rows that looks choose, ascending.
+
+    Args:
+        looks: What may be chosen.
+        attention: What each prompt token got of the viewers' attention, shape `(tokens,)`.
+    """
+    chosen = [
+        look.candidates[np.argsort(-(look.weight * attention[look.candidates]), kind="stable")[: look.rows]]
+        for look in looks
+    ]
+    return np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
