@@ -44,6 +44,7 @@ class Settings(BaseSettings):
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
     strategy: str = Field("static", description="how semantic rows to recompute are chosen")
+    matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")

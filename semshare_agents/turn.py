@@ -22,6 +22,7 @@ import torch
 
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.find import find, find_similar
+from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.model.generate import Sampler, TextStream
@@ -150,6 +151,7 @@ class Turns:
         block_tokens: Size of a block.
         similarity_threshold: Least donor similarity.
         compute: The one thread on which the model runs.
+        matcher: Gives semantically matched tokens their reference tokens.
     """
 
     model: LoadedModel
@@ -161,6 +163,7 @@ class Turns:
     block_tokens: int
     similarity_threshold: float
     compute: Executor
+    matcher: Matcher = along_path
 
     def __post_init__(self) -> None:
         support = self.model.support
@@ -243,7 +246,14 @@ class Turns:
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
             with clock.stage("align"):
                 alignment = await asyncio.to_thread(
-                    align_semantic, prompt, alignment, regions, similar, self.codes(), self.similarity_threshold
+                    align_semantic,
+                    prompt,
+                    alignment,
+                    regions,
+                    similar,
+                    self.codes(),
+                    self.similarity_threshold,
+                    self.matcher,
                 )
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 
