@@ -27,17 +27,34 @@ def two_pass_logits(turns: Turns, prompt: Ints, cold: Cold) -> torch.Tensor:
     Raises:
         ConfigurationError: the model cannot compute chosen rows.
     """
-    rows, pool = turns.model.support.rows, turns.pool
-    if rows is None or pool is None:
-        raise ConfigurationError(f"this model's KV cannot be reused: {turns.model.support.reason}")
-    run, half = RowRun(rows, pool, len(prompt) + len(cold.tokens)), len(prompt) // 2
+    run, first = _two_passes(turns, prompt, len(cold.tokens))
     try:
-        if half:
-            run.forward(prompt[:half], np.arange(half))
-        first = run.prefill(prompt, np.arange(half, len(prompt)))
         return forced_logits(run, first, len(prompt), cold.tokens)
     finally:
         run.close()
+
+
+def two_pass_answer(turns: Turns, prompt: Ints, max_new_tokens: int) -> str:
+    """The greedy answer of the run that `two_pass_logits` describes."""
+    run, logits = _two_passes(turns, prompt, max_new_tokens)
+    try:
+        tokens = [int(logits.argmax())]
+        while len(tokens) < max_new_tokens and tokens[-1] not in turns.model.end_tokens:
+            tokens.append(int(run.step(tokens[-1]).argmax()))
+    finally:
+        run.close()
+    text: str = turns.model.tokenizer.decode(tokens, skip_special_tokens=True)
+    return text
+
+
+def _two_passes(turns: Turns, prompt: Ints, room_tokens: int) -> tuple[RowRun, torch.Tensor]:
+    rows, pool = turns.model.support.rows, turns.pool
+    if rows is None or pool is None:
+        raise ConfigurationError(f"this model's KV cannot be reused: {turns.model.support.reason}")
+    run, half = RowRun(rows, pool, len(prompt) + room_tokens), len(prompt) // 2
+    if half:
+        run.forward(prompt[:half], np.arange(half))
+    return run, run.prefill(prompt, np.arange(half, len(prompt)))
 
 
 def in_bfloat16(turns: Turns) -> Any:

@@ -33,7 +33,8 @@ def described() -> str:
     """Processor and threads in a few words, for titles."""
     where = machine()
     name = where["device"] if torch.cuda.is_available() else where["processor"]
-    return f"{name}, {where['torch_threads']} threads"
+    threads = where["torch_threads"]
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def markdown(rows: Rows) -> str:

@@ -195,8 +195,8 @@ def frontier_caption(summary: dict[str, Any]) -> str:
     if "bfloat16" in summary["baselines"]:
         floor += " bfloat16: the stock prefill against a stock cold run of the same weights in bfloat16."
     return (
-        f"{summary['pairs']} pairs. Speed-up: stock cold prefill over everything from message list to first token with "
-        "reuse, median. KL of the cold run to reuse in nats and top-1 agreement: means over the cold greedy answer. "
+        f"Pairs: {summary['pairs']}. Speed-up: stock cold prefill over everything from message list to first token "
+        "with reuse, median. KL of the cold run to reuse in nats and top-1 agreement: means over the cold answer. "
         "Along a line: the share of semantically matched rows computed again. Crosses: ablations. Reference text: the "
         f"target's question asked of the reference's text, computed in full. {floor}"
     )
@@ -231,6 +231,7 @@ def _scales(ax: Axes, panel: Panel) -> None:
         _plain_ticks(ax, "x")
     if panel.log_y:
         ax.set_yscale("log")
+        _plain_ticks(ax, "y")
     else:
         ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
 
@@ -243,6 +244,10 @@ def _frontier_scales(ax: Axes, figure_name: str) -> None:
     _plain_ticks(ax, "x")
     if figure_name == "kl":
         ax.set_yscale("log")
+        _plain_ticks(ax, "y")
+        # Room for the line that names a floor far below.
+        low, high = ax.get_ylim()
+        ax.set_ylim(low / (high / low) ** 0.08, high)
         ax.set_ylabel("KL of cold to reuse, nats (log; lower is better)")
     else:
         ax.set_ylabel("top-1 agreement with cold (higher is better)")
