@@ -23,6 +23,7 @@ from semshare_agents.cli.common import console
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.settings import Settings
+from semshare_agents.values import Reuse
 
 MEANS = ("rows_share", "kl_mean", "top1_agreement", "rouge_l")
 
@@ -101,7 +102,7 @@ def main() -> None:
     shares = [float(word) for word in given.shares.split(",")]
     model, settings = prepared(given)
     all_texts = texts(given.file, given.kind or (), given.limit)
-    options = PairsOptions(reuse=given.reuse, max_new_tokens=given.max_new_tokens, repeat=given.repeat)
+    options = PairsOptions(reuse=Reuse.parse(given.reuse), max_new_tokens=given.max_new_tokens, repeat=given.repeat)
     rows: list[dict[str, Any]] = []
     for number, text in enumerate(all_texts):
         ways = ["removed", *(["replaced"] if len(all_texts) > 1 else []), *(["reworded"] if text.reworded else [])]

@@ -125,9 +125,8 @@ def main() -> None:
         console.print("".join(f", {case} {rows[-1][case]['ttft_reuse_s']:.2f} s" for case in CASES))
     if not rows:
         raise ConfigurationError(f"{given.file} has too little text in two wordings for any of the lengths")
-    finish(
-        given.out / "ttft_by_length", "time to first token by length", {"rows": rows}, table(rows), draw(given, rows)
-    )
+    base = given.out / "ttft_by_length"
+    finish(base, "time to first token by length", {"rows": rows}, table(rows), draw(base, rows))
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
