@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError
 from semshare_agents.evict import make_policy
+from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.registry import Registry
 from semshare_agents.remember import make_durable, remember
@@ -82,6 +83,7 @@ class SemShareLLM:
         if self._turns is not None or self._closed:
             return self
         settings = self.settings
+        matcher = make_matcher(settings.matching)
         strategy, policies = make_strategy(settings.strategy), [make_policy(settings.eviction) for _ in range(3)]
         leases = Leases()
         tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, policies, leases), leases))
@@ -115,6 +117,7 @@ class SemShareLLM:
             similarity_threshold=settings.similarity_threshold,
             compute=self._compute,
             repair=RepairRate(settings.repair_rows, settings.repair_slowdown),
+            matcher=matcher,
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)

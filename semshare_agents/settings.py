@@ -44,6 +44,7 @@ class Settings(BaseSettings):
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
     strategy: str = Field("static", description="how semantic rows to recompute are chosen")
+    matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     look_share: Share = Field(
         0.04, description="rows computed again, by attention, per token that moved text never saw"

@@ -23,6 +23,7 @@ import torch
 from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.find import find, find_similar
+from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.model.generate import Sampler, TextStream
@@ -167,6 +168,7 @@ class Turns:
         compute: The one thread on which the model runs.
         repair: How much repair decoding carries.
         idle: Knows when nobody waits for the model.
+        matcher: Gives semantically matched tokens their reference tokens.
     """
 
     model: LoadedModel
@@ -180,6 +182,7 @@ class Turns:
     compute: Executor
     repair: RepairRate
     idle: Idle = field(default_factory=Idle)
+    matcher: Matcher = along_path
 
     def __post_init__(self) -> None:
         support = self.model.support
@@ -266,7 +269,14 @@ class Turns:
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
             with clock.stage("align"):
                 alignment = await asyncio.to_thread(
-                    align_semantic, prompt, alignment, regions, similar, self.codes(), self.similarity_threshold
+                    align_semantic,
+                    prompt,
+                    alignment,
+                    regions,
+                    similar,
+                    self.codes(),
+                    self.similarity_threshold,
+                    self.matcher,
                 )
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 

@@ -42,6 +42,11 @@ def commit() -> str:
         return "unknown"
 
 
+def provenance() -> dict[str, Any]:
+    """What every file of figures says of where they were taken."""
+    return {"machine": machine(), "versions": versions(), "commit": commit()}
+
+
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

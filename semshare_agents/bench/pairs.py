@@ -105,7 +105,7 @@ async def run_pairs(
     for index, pair in enumerate(pairs):
         async with fresh_memory(model, settings, options.tier) as llm:
             if index == 0:
-                await _warm_up(llm, pair)
+                await warm_up(llm, pair)
             rows.append(await _measure(llm, pair, options))
         done(rows[-1])
     return {"rows": rows, "summary": summarise(rows)}
@@ -127,7 +127,7 @@ async def fresh_memory(model: LoadedModel, settings: Settings, tier: str) -> Asy
             yield llm
 
 
-async def _warm_up(llm: SemShareLLM, pair: dict[str, Any]) -> None:
+async def warm_up(llm: SemShareLLM, pair: dict[str, Any]) -> None:
     """The first forward of a process pays for allocations that no later one does."""
     turns = llm.turns
     prompt = await prompt_of(turns, pair["target"])
@@ -150,7 +150,7 @@ async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: PairsOptions
     row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt)}
     row.update(await measure_reuse(turns, pair["target"], cold, options))
     if options.baseline:
-        row.update(await _baseline(turns, pair, cold))
+        row.update(await measure_reference_text(turns, pair, cold))
     return row
 
 
@@ -206,8 +206,8 @@ async def measure_reuse(
     }
 
 
-async def _baseline(turns: Turns, pair: dict[str, Any], cold: Cold) -> dict[str, float]:
-    """Ask the last paragraph of the target of the reference's text, in full."""
+async def measure_reference_text(turns: Turns, pair: dict[str, Any], cold: Cold) -> dict[str, float]:
+    """The baseline to beat: ask the last paragraph of the target of the reference's text, in full."""
     messages = [dict(m) for m in clean_messages(pair["reference"])]
     question = clean_messages(pair["target"])[-1]["content"].rpartition("\n\n")[2]
     text, cut, _ = messages[-1]["content"].rpartition("\n\n")

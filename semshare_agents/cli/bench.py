@@ -116,6 +116,73 @@ def window(
     _write(result, json_out, what)
 
 
+@app.command()
+def frontier(
+    file: Annotated[Path, typer.Argument(help="Pairs, one JSON object a line.")],
+    kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
+    strategies: Annotated[str, typer.Option(help="Lines to draw, separated by commas; default: all.")] = "",
+    shares: Annotated[str, typer.Option(help="Shares of semantic rows computed again.")] = "0.01,0.03,0.1,0.25,0.5",
+    ablations: Annotated[bool, typer.Option("--ablations", help="Also break one part at a time.")] = False,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Also run cold in bfloat16; slow on most CPUs.")] = False,
+    max_new_tokens: TokensOption = 32,
+    repeat: RepeatOption = 1,
+    model: ModelOption = None,
+    home: HomeOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the table, the figures as JSON and the plots.")] = Path(
+        "frontier"
+    ),
+) -> None:
+    """Sweep strategies and shares; draw speed-up against KL and agreement, with baselines and noise floor."""
+    quiet_libraries()
+    from semshare_agents.bench.configurations import ablated, chosen, default_configuration
+    from semshare_agents.bench.frontier import FrontierOptions, frontier_table, run_frontier
+    from semshare_agents.bench.output import console_table, described, prepare_folder, write
+    from semshare_agents.bench.pairs import PairsOptions, read_pairs
+    from semshare_agents.bench.plots import draw_frontier, require_matplotlib
+
+    settings = settings_of(model, home)
+    options = FrontierOptions(
+        lines=tuple(chosen(_words(strategies))),
+        shares=_numbers(shares),
+        ablations=tuple(ablated(default_configuration(settings))) if ablations else (),
+        ablation_share=settings.semantic_share,
+        bfloat16=bfloat16,
+        pairs=PairsOptions(max_new_tokens=max_new_tokens, repeat=repeat),
+    )
+    chosen_pairs = read_pairs(file, kind or (), limit)
+    require_matplotlib()
+    prepare_folder(out)
+    loaded = _load(settings)
+    with _bar() as bar:
+        task = bar.add_task("points", total=len(chosen_pairs) * len(options.points()))
+
+        def done(row: dict[str, Any]) -> None:
+            bar.advance(task)
+            bar.console.print(_line({**row, "kind": f"{row['configuration']} {row['share']:g}"}))
+
+        result = asyncio.run(run_frontier(chosen_pairs, loaded, settings, options, done))
+    table = frontier_table(result["summary"])
+    console.print(console_table("the frontier", table))
+    if left_out := result["summary"]["left_out"]:
+        console.print(f"left out, not reused alike by all: {', '.join(left_out)}")
+    kinds = ", ".join(dict.fromkeys(pair["kind"] for pair in chosen_pairs))
+    drawn = draw_frontier(result["summary"], f"{loaded.name} model: {kinds} ({described()})", out / "frontier")
+    written = write(out / "frontier", {"command": "frontier", "kinds": kinds, **result}, table)
+    console.print(f"written to {', '.join(str(path) for path in (*written, *drawn))}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in _words(text))
+    except ValueError as e:
+        raise ConfigurationError(f"shares must be numbers separated by commas; got {text!r}") from e
+
+
 def _tier(word: str) -> str:
     if word not in ("memory", "disk"):
         raise ConfigurationError(f"tier must be memory or disk; got {word!r}")
@@ -177,9 +244,9 @@ def _pairs_table(summary: dict[str, Any]) -> Table:
 
 
 def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:
-    from semshare_agents.bench.machine import commit, machine, versions
+    from semshare_agents.bench.machine import provenance
 
     if out is not None:
-        full = {**what, **result, "machine": machine(), "versions": versions(), "commit": commit()}
+        full = {**what, **result, **provenance()}
         out.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
         console.print(f"written to {out}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from semshare_agents.match import tokens as lsh
 from semshare_agents.match.find import Found
+from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.match.spans import find_spans
 from semshare_agents.values import Alignment, Donor, Floats, Ints, Kind
 
@@ -69,6 +70,7 @@ def align_semantic(
     candidates: Sequence[Donor],
     codes: lsh.TokenCodes,
     threshold: float,
+    matcher: Matcher = along_path,
 ) -> Alignment:
     """Match what is still unmatched to the donor that says it most alike.
 
@@ -82,6 +84,7 @@ def align_semantic(
         candidates: Donors by signature.
         codes: The model's token codes.
         threshold: Least donor similarity.
+        matcher: Gives each token of a region its reference token.
 
     Returns:
         The alignment with semantic matches added; `similarity` is the best donor's even where it is too low.
@@ -89,7 +92,7 @@ def align_semantic(
     if not regions or not candidates:
         return alignment
     donor = max(candidates, key=lambda d: _shared(prompt, regions, d))
-    matches = [_match_region(prompt[a:b], donor, codes) for a, b in regions]
+    matches = [_match_region(prompt[a:b], a, donor, codes, matcher) for a, b in regions]
     matched = [(region, m) for region, m in zip(regions, matches, strict=True) if m is not None]
     if not matched:
         return alignment
@@ -111,9 +114,11 @@ def _shared(prompt: Ints, regions: Sequence[tuple[int, int]], donor: Donor) -> i
     return sum(len(lsh.anchors(prompt[a:b], donor.tokens)) for a, b in regions)
 
 
-def _match_region(part: Ints, donor: Donor, codes: lsh.TokenCodes) -> tuple[Ints, Floats] | None:
+def _match_region(
+    part: Ints, start: int, donor: Donor, codes: lsh.TokenCodes, matcher: Matcher
+) -> tuple[Ints, Floats] | None:
     """Source positions and distances of a region's tokens, or None where the donor has nothing like it."""
     fixed = lsh.anchors(part, donor.tokens)
     if len(fixed) < max(LEAST_ANCHORS, LEAST_ANCHOR_SHARE * len(part)):
         return None
-    return lsh.match(codes, part, donor.tokens, fixed)
+    return matcher(codes, part, start, donor.tokens, fixed)

@@ -49,10 +49,29 @@ class TokenCodes:
     def of(self, tokens: Ints) -> Floats:
         """Codes of tokens as signs, shape `(tokens, bits)`, each -1 or 1; the agreement of two is LSH similarity."""
         ids, back = np.unique(tokens, return_inverse=True)
-        rows = self._embeddings[torch.as_tensor(ids, device=self._embeddings.device)].float().cpu()
-        signs = torch.where((rows - self._mean) @ self._planes >= 0, 1.0, -1.0)
-        codes: Floats = signs.numpy()[back]
+        codes: Floats = self._signs(self._centred(ids)).numpy()[back]
         return codes
+
+    @torch.inference_mode()
+    def at(self, tokens: Ints, positions: Ints) -> Floats:
+        """Codes of tokens' embeddings with RoPE applied, as the paper has them; shapes as in `of`."""
+        rows = self._centred(tokens)
+        half = rows.shape[1] // 2
+        frequencies = ROPE_THETA ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = torch.as_tensor(positions, dtype=torch.float64)[:, None] * frequencies
+        cos, sin = angles.cos().float(), angles.sin().float()
+        first, second = rows[:, :half], rows[:, half : 2 * half]
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin, rows[:, 2 * half :]), dim=1)
+        codes: Floats = self._signs(turned).numpy()
+        return codes
+
+    def _centred(self, tokens: Ints) -> torch.Tensor:
+        """Embeddings less their mean, which all tokens share and which tells none apart, `(tokens, hidden)`."""
+        rows = self._embeddings[torch.as_tensor(tokens, device=self._embeddings.device)]
+        return rows.float().cpu() - self._mean
+
+    def _signs(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.where(rows @ self._planes >= 0, 1.0, -1.0)
 
 
 def anchors(prompt: Ints, reference: Ints) -> NDArray[np.int64]:
@@ -120,8 +139,13 @@ def match(codes: TokenCodes, part: Ints, reference: Ints, fixed: NDArray[np.int6
     with_rope = _with_positions(codes.of(part), centre)
     against = _with_positions(codes.of(near), np.arange(first, last, dtype=np.float64))
     source = forward_path(_corridor_scores(with_rope, against, low - first, width), low)
-    agreement = np.einsum("ij,ij->i", codes.of(part), codes.of(reference[source])) / codes.bits
-    return source, ((1.0 - agreement) / 2.0).astype(np.float32)
+    return source, distances(codes, part, reference[source])
+
+
+def distances(codes: TokenCodes, tokens: Ints, others: Ints) -> Floats:
+    """LSH distance in [0, 1] of each token's embedding to the one beside it, wherever they stand, `(tokens,)`."""
+    agreement = np.einsum("ij,ij->i", codes.of(tokens), codes.of(others)) / codes.bits
+    return np.asarray((1.0 - agreement) / 2.0, np.float32)
 
 
 def _centre(tokens: int, fixed: NDArray[np.int64]) -> NDArray[np.float64]:
