@@ -4,6 +4,7 @@
 
     SemShareError
     ├── ConfigurationError (ValueError)     a setting or argument is wrong
+    │   └── CalibrationError                a drift calibration is missing turns, unreadable or another model's
     ├── ModelError
     │   ├── ModelNotFoundError              no model at that folder, file or hub id
     │   └── ModelChecksumError              a downloaded model file is not the published one
@@ -29,6 +30,10 @@ class SemShareError(Exception):
 
 class ConfigurationError(SemShareError, ValueError):
     """A setting or an argument is wrong; the message says which and what is allowed."""
+
+
+class CalibrationError(ConfigurationError):
+    """A drift calibration cannot be made or used; the message says what to run."""
 
 
 class ModelError(SemShareError):

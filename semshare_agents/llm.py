@@ -20,13 +20,14 @@ from semshare_agents.registry import Registry
 from semshare_agents.remember import make_durable, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.reuse.cost import CostModel, measured
+from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.tiers import Leases
 from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
-from semshare_agents.values import Generation, Messages, Piece, Reuse, Sampling, Usage
+from semshare_agents.values import Fidelity, Generation, Messages, Piece, Reuse, Sampling, Usage
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class SemShareLLM:
             try:
                 model = self._given or await self._on_compute(self._load)
                 cost = await self._on_compute(self._measure, model)
+                calibration = await asyncio.to_thread(calibration_for, settings.home, model.fingerprint)
                 await self._clean(registry, tiers)
             except BaseException:
                 await registry.close()
@@ -117,6 +119,7 @@ class SemShareLLM:
             similarity_threshold=settings.similarity_threshold,
             compute=self._compute,
             repair=RepairRate(settings.repair_rows, settings.repair_slowdown),
+            calibration=calibration,
             matcher=matcher,
         )
         if settings.repair_idle:
@@ -221,8 +224,9 @@ class SemShareLLM:
 
         Args:
             messages: `{"role", "content"}` mappings.
-            options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `tools`, `store`, `sampling`
-                or the fields of `semshare_agents.values.Sampling` by name.
+            options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`strict`,
+                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `sampling` or the fields of
+                `semshare_agents.values.Sampling` by name.
 
         Raises:
             PromptError: the messages are malformed, or too long for the model.
@@ -273,6 +277,7 @@ class SemShareLLM:
         options = dict(options)
         tenant = options.pop("tenant", None) or self.settings.tenant
         reuse = options.pop("reuse", None)
+        fidelity = options.pop("fidelity", None)
         sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
         fixed = {name: options.pop(name) for name in ("session", "tools", "store", "ablations") if name in options}
         fields = set(Sampling.__dataclass_fields__)
@@ -285,7 +290,8 @@ class SemShareLLM:
         if "ablations" in fixed and not (fixed["ablations"] <= ABLATIONS):
             raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
         word = self.settings.reuse if reuse is None else Reuse.parse(reuse)
-        return Request(messages=messages, tenant=tenant, reuse=word, sampling=sampling, **fixed)
+        dial = self.settings.fidelity if fidelity is None else Fidelity.parse(fidelity)
+        return Request(messages=messages, tenant=tenant, reuse=word, sampling=sampling, fidelity=dial, **fixed)
 
 
 class Session:

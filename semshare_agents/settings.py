@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.values import Reuse
+from semshare_agents.values import FAST, Fidelity, Reuse
 
 GIB = 1024**3
 
@@ -43,12 +43,11 @@ class Settings(BaseSettings):
     block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
+    fidelity: Fidelity = Field(FAST, description="drift a turn may have: strict, balanced, fast, or a mean KL in nats")
     strategy: str = Field("static", description="how semantic rows to recompute are chosen")
     matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
-    look_share: Share = Field(
-        0.04, description="rows computed again, by attention, per token that moved text never saw"
-    )
+    look_share: Share = Field(0.0, description="rows computed again, by attention, per token that moved text never saw")
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
@@ -62,6 +61,11 @@ class Settings(BaseSettings):
     @classmethod
     def _reuse_word(cls, value: object) -> Reuse:
         return Reuse.parse(value)
+
+    @field_validator("fidelity", mode="before")
+    @classmethod
+    def _fidelity_word(cls, value: object) -> Fidelity:
+        return Fidelity.parse(value)
 
     @model_validator(mode="after")
     def _some_tier(self) -> Self:

@@ -35,12 +35,14 @@ from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.dial import plan_within
+from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
 from semshare_agents.reuse.look import seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.store import Tiers
-from semshare_agents.values import Alignment, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
+from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Request:
         session: Session name; None for stateless calls.
         tools: JSON schemas for the chat template.
         store: Whether the turn is remembered.
+        fidelity: How far the answer may drift from a cold run's.
         ablations: See `ABLATIONS`.
     """
 
@@ -73,6 +76,7 @@ class Request:
     session: str | None = None
     tools: list[dict[str, Any]] | None = None
     store: bool = True
+    fidelity: Fidelity = FAST
     ablations: frozenset[str] = frozenset()
 
 
@@ -168,6 +172,7 @@ class Turns:
         compute: The one thread on which the model runs.
         repair: How much repair decoding carries.
         idle: Knows when nobody waits for the model.
+        calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
     """
 
@@ -182,6 +187,7 @@ class Turns:
     compute: Executor
     repair: RepairRate
     idle: Idle = field(default_factory=Idle)
+    calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
 
     def __post_init__(self) -> None:
@@ -293,15 +299,18 @@ class Turns:
         return self._codes
 
     async def _planned(self, alignment: Alignment, request: Request, clock: Clock) -> Plan:
-        assert self.cost is not None
-        settings = self.plan_settings
+        cost, settings = self.cost, self.plan_settings
+        assert cost is not None
         if NO_RECOMPUTE in request.ablations:
             settings = replace(settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
         layers = self.model.model.config.get_text_config().num_hidden_layers
+
+        def plan_of(chosen: PlanSettings) -> Plan:
+            plan = make_plan(alignment, chosen, self.strategy, cost, layers, self._only_on_disk)
+            return plan if plan.cold else replace(plan, drift_kl=self.calibration.bound_kl(features(alignment, plan)))
+
         with clock.stage("plan"):
-            plan = await asyncio.to_thread(
-                make_plan, alignment, settings, self.strategy, self.cost, layers, self._only_on_disk
-            )
+            plan = await asyncio.to_thread(plan_within, request.fidelity, settings, plan_of)
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
         return replace(plan, reason=plan.reason or narrowed)
 

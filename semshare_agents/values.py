@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,49 @@ class Reuse(StrEnum):
         """Whether this word includes `other`."""
         words = list(Reuse)
         return words.index(self) >= words.index(other)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a turn's answer may drift from a cold run's.
+
+    Attributes:
+        word: `strict`, `balanced`, `fast`, or empty for a target in numbers.
+        target_kl: Mean KL to the cold run that the plan has to keep, in nats; None for no target.
+    """
+
+    word: str
+    target_kl: float | None = None
+
+    TARGETS: ClassVar[Mapping[str, float | None]] = {"strict": 0.02, "balanced": 0.1, "fast": None}
+
+    @classmethod
+    def parse(cls, value: object) -> Fidelity:
+        """The fidelity that a word or a positive number names.
+
+        Raises:
+            ConfigurationError: `value` is neither.
+        """
+        if isinstance(value, Fidelity):
+            return value
+        if isinstance(value, str) and value in cls.TARGETS:
+            return cls(value, cls.TARGETS[value])
+        try:
+            target = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            target = math.nan
+        if not 0 < target < math.inf:
+            raise ConfigurationError(
+                f"fidelity must be one of {', '.join(cls.TARGETS)} or a positive mean KL in nats; got {value!r}"
+            )
+        return cls("", target)
+
+    def __str__(self) -> str:
+        return self.word or f"a mean KL of {self.target_kl:g}"
+
+
+FAST = Fidelity("fast")
+"""No target: speed first."""
 
 
 class Kind(IntEnum):
@@ -186,6 +230,7 @@ class Plan:
         check_layer: Layer at which deviation is measured; -1 for none.
         required: Rows computed in every layer; equals `rows` for a static plan.
         looks: What a second pass computes besides; empty for a single pass.
+        drift_kl: Mean KL to a cold run that the turn is predicted to keep, in nats.
     """
 
     rows: Ints
@@ -197,6 +242,7 @@ class Plan:
     check_layer: int = -1
     required: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     looks: tuple[Look, ...] = ()
+    drift_kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -234,6 +280,7 @@ class Report:
         ttft_seconds: From message list to first token.
         predicted_cold_seconds: What a full prefill was predicted to take.
         reason: Why the turn ran cold or narrower than asked for; empty otherwise.
+        drift_kl: Mean KL to a cold run that the turn was predicted to keep, in nats; 0.0 for exact and cold turns.
         misses: Blocks that the registry promised and the store could not serve.
         turn_id: The stored turn; `None` until it is stored, or where storing is off.
     """
@@ -248,6 +295,7 @@ class Report:
     ttft_seconds: float
     predicted_cold_seconds: float
     reason: str
+    drift_kl: float = 0.0
     misses: int = 0
     turn_id: int | None = None
 

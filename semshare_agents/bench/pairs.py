@@ -23,7 +23,7 @@ from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.tokenise import clean_messages, tokenise
 from semshare_agents.settings import Settings
 from semshare_agents.turn import Answer, Request, Turns
-from semshare_agents.values import Ints, Reuse, Sampling
+from semshare_agents.values import FAST, Fidelity, Ints, Reuse, Sampling
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PairsOptions:
     max_new_tokens: int = 32
     repeat: int = 1
     baseline: bool = False
+    fidelity: Fidelity = FAST
 
 
 def read_pairs(path: Path, kinds: Sequence[str] = (), limit: int | None = None) -> list[dict[str, Any]]:
@@ -164,6 +165,7 @@ async def measure_reuse(
         reuse=options.reuse,
         sampling=Sampling(max_new_tokens=options.max_new_tokens),
         session=session,
+        fidelity=options.fidelity,
         ablations=options.ablations,
     )
     seconds: list[float] = []
@@ -202,6 +204,7 @@ async def measure_reuse(
         "rouge_l": rouge_l(answer.text, cold.text),
         "cold_text": cold.text,
         "reuse_text": answer.text,
+        "drift_kl": report.drift_kl,
         "reason": report.reason,
     }
 

@@ -98,6 +98,39 @@ def save(figure: Figure, base: Path) -> list[Path]:
     return paths
 
 
+def draw_calibration(turns: Sequence[dict[str, Any]], title: str, base: Path) -> list[Path]:
+    """Draw measured against predicted drift, each turn a point.
+
+    Args:
+        turns: With `kl`, `expected_kl` and `bound_kl`, in nats.
+        title: What was measured, where.
+        base: Path of the files without their suffix.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigurationError: matplotlib is not installed.
+    """
+    caption = (
+        "Each point is a turn of a pair that the predictor was not fitted on. Circles: expected drift. Triangles: the "
+        "bound that the dial keeps within its target. Points under the line drifted less than predicted."
+    )
+    figure, (ax,) = _figure(1, title, caption)
+    measured = [max(turn["kl"], LEAST_KL) for turn in turns]
+    for index, (key, name) in enumerate((("expected_kl", "expected"), ("bound_kl", "bound"))):
+        places = [max(turn[key], LEAST_KL) for turn in turns]
+        ax.scatter(places, measured, s=22, marker="o^"[index], color=COLOURS[index], alpha=0.7, label=name)
+    ends = (min(measured), max(max(turn["bound_kl"] for turn in turns), max(measured)))
+    ax.plot(ends, ends, color=GREY, linestyle="--", linewidth=1.0)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("predicted mean KL, nats")
+    ax.set_ylabel("measured mean KL, nats")
+    ax.legend(frameon=False)
+    return save(figure, base)
+
+
 def draw_panels(panels: Sequence[Panel], title: str, caption: str, base: Path) -> list[Path]:
     """Draw panels of lines side by side.
 

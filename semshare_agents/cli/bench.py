@@ -13,7 +13,7 @@ from rich.table import Table
 
 from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_libraries, settings_of, waiting
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.values import Reuse
+from semshare_agents.values import Fidelity, Reuse
 
 if TYPE_CHECKING:
     from semshare_agents.model.loading import LoadedModel
@@ -41,6 +41,7 @@ def pairs(
     max_new_tokens: TokensOption = 32,
     repeat: RepeatOption = 1,
     baseline: Annotated[bool, typer.Option("--baseline", help="Also answer from the reference's text.")] = False,
+    fidelity: Annotated[str, typer.Option(help="strict, balanced, fast or a mean KL in nats.")] = "fast",
     strategy: Annotated[str | None, typer.Option(help="Selection strategy of semantic rows.")] = None,
     semantic_share: Annotated[float | None, typer.Option(help="Share of semantic rows computed again.")] = None,
     model: ModelOption = None,
@@ -63,11 +64,12 @@ def pairs(
         max_new_tokens,
         repeat,
         baseline,
+        Fidelity.parse(fidelity),
     )
     chosen = read_pairs(file, options.kinds, options.limit)
     settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share)
-    loaded = _load(settings)
-    with _bar() as bar:
+    loaded = load_model(settings)
+    with progress_bar() as bar:
         task = bar.add_task("pairs", total=len(chosen))
 
         def done(row: dict[str, Any]) -> None:
@@ -76,7 +78,11 @@ def pairs(
 
         result = asyncio.run(run_pairs(chosen, loaded, settings, options, done))
     console.print(_pairs_table(result["summary"]))
-    _write(result, json_out, {"command": "pairs", "reuse": reuse, "tier": tier, "ablate": sorted(options.ablations)})
+    _write(
+        result,
+        json_out,
+        {"command": "pairs", "reuse": reuse, "tier": tier, "fidelity": fidelity, "ablate": sorted(options.ablations)},
+    )
 
 
 @app.command()
@@ -102,8 +108,8 @@ def window(
     prompts = windows(*read_lines(file), turns, lines, step)
     options = PairsOptions(reuse=Reuse.parse(reuse), tier=_tier(tier), max_new_tokens=max_new_tokens, repeat=repeat)
     settings = settings_of(model, home, repair_idle=repair)
-    loaded = _load(settings)
-    with _bar() as bar:
+    loaded = load_model(settings)
+    with progress_bar() as bar:
         task = bar.add_task("turns", total=len(prompts))
 
         def done(row: dict[str, Any]) -> None:
@@ -153,8 +159,8 @@ def frontier(
     chosen_pairs = read_pairs(file, kind or (), limit)
     require_matplotlib()
     prepare_folder(out)
-    loaded = _load(settings)
-    with _bar() as bar:
+    loaded = load_model(settings)
+    with progress_bar() as bar:
         task = bar.add_task("points", total=len(chosen_pairs) * len(options.points()))
 
         def done(row: dict[str, Any]) -> None:
@@ -189,14 +195,16 @@ def _tier(word: str) -> str:
     return word
 
 
-def _load(settings: Settings) -> LoadedModel:
+def load_model(settings: Settings) -> LoadedModel:
+    """Load the model of the settings behind a spinner."""
     from semshare_agents.model.loading import load
 
     with waiting("loading the model") as tell:
         return load(settings.model, settings.home, settings.device, settings.dtype, tell)
 
 
-def _bar() -> Progress:
+def progress_bar() -> Progress:
+    """The bar of everything that takes more than two seconds."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )

@@ -74,5 +74,6 @@ def make_report(
         ttft_seconds=ttft_seconds,
         predicted_cold_seconds=plan.predicted_cold_seconds,
         reason=plan.reason,
+        drift_kl=plan.drift_kl,
         misses=misses,
     )

@@ -574,6 +574,7 @@ def report_dict(report: Report) -> dict[str, Any]:
         "ttft_seconds": report.ttft_seconds,
         "predicted_cold_seconds": report.predicted_cold_seconds,
         "reason": report.reason,
+        "drift_kl": report.drift_kl,
         "misses": report.misses,
     }
 
