@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError
 from semshare_agents.evict import make_policy
+from semshare_agents.match.facts import GUARDS
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.registry import Registry
 from semshare_agents.remember import make_durable, remember
@@ -108,6 +109,7 @@ class SemShareLLM:
             block_tokens=settings.block_tokens,
             similarity_threshold=settings.similarity_threshold,
             compute=self._compute,
+            guard=GUARDS[settings.fact_guard],
         )
         return self
 

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     strategy: str = Field("static", description="how semantic rows to recompute are chosen")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
+    fact_guard: str = Field(
+        "strict", pattern="^(strict|balanced|fast|off)$", description="how much is computed where facts may differ"
+    )
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")

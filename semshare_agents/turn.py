@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
+from semshare_agents.match.facts import FactGuard, guarded
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
+from semshare_agents.match.words import TokenTexts
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import BufferPool
@@ -150,6 +152,7 @@ class Turns:
         block_tokens: Size of a block.
         similarity_threshold: Least donor similarity.
         compute: The one thread on which the model runs.
+        guard: Protection of facts; None for none.
     """
 
     model: LoadedModel
@@ -161,10 +164,12 @@ class Turns:
     block_tokens: int
     similarity_threshold: float
     compute: Executor
+    guard: FactGuard | None = None
 
     def __post_init__(self) -> None:
         support = self.model.support
         self.pool = None if support.rows is None else BufferPool(support.rows)
+        self.texts = TokenTexts(self.model.tokenizer)
         self._codes: TokenCodes | None = None
         self._signers: dict[int, Signer] = {}
 
@@ -234,10 +239,9 @@ class Turns:
             found = await find(self.registry, scope, prompt, self.block_tokens, reuse, least)
         with clock.stage("align"):
             alignment = await asyncio.to_thread(align, prompt, found, least)
-        if not reuse.allows(Reuse.SEMANTIC):
-            return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
         question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
-        if regions := unmatched_regions(alignment, question):
+        regions = unmatched_regions(alignment, question) if reuse.allows(Reuse.SEMANTIC) else []
+        if regions:
             with clock.stage("find"):
                 free = np.concatenate([prompt[a:b] for a, b in regions])
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
@@ -245,6 +249,9 @@ class Turns:
                 alignment = await asyncio.to_thread(
                     align_semantic, prompt, alignment, regions, similar, self.codes(), self.similarity_threshold
                 )
+        if self.guard is not None:
+            with clock.stage("guard"):
+                alignment = await asyncio.to_thread(guarded, prompt, alignment, question, self.texts, self.guard)
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 
     def signer(self, scope: Scope) -> Signer:
@@ -270,7 +277,7 @@ class Turns:
                 make_plan, alignment, settings, self.strategy, self.cost, layers, self._only_on_disk
             )
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
-        return replace(plan, reason=plan.reason or narrowed)
+        return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
     def _only_on_disk(self, key: str) -> bool:
         fast = self.tiers.fast

@@ -125,6 +125,8 @@ class Alignment:
         distance: 0 for equal tokens; for semantic matches in (0, 1], larger is worse, shape `(tokens,)`.
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
+        doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
+        refused: Why semantic matches were given up; empty otherwise.
     """
 
     kind: NDArray[np.uint8]
@@ -133,6 +135,8 @@ class Alignment:
     distance: Floats
     donors: tuple[Donor, ...] = ()
     similarity: float = 0.0
+    doubtful: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    refused: str = ""
 
     @classmethod
     def empty(cls, tokens: int) -> Alignment:
