@@ -22,23 +22,9 @@ def listed(words: str, between: str | None = None) -> list[str]:
     return words.split(between)
 
 
-PEOPLE = [
-    "Amelia",
-    "Bruno",
-    "Celeste",
-    "Dmitri",
-    "Edwina",
-    "Farouk",
-    "Greta",
-    "Hiroshi",
-    "Imogen",
-    "Jonas",
-    "Katya",
-    "Leopold",
-    "Mirela",
-    "Nadim",
-    "Oriana",
-]
+PEOPLE = listed(
+    "Amelia Bruno Celeste Dmitri Edwina Farouk Greta Hiroshi Imogen Jonas Katya Leopold Mirela Nadim Oriana"
+)
 TOWNS = listed("Ashford Bergen Cadiz Dresden Evora Fremantle Galway Hobart Izmir Jaipur Kassel Lugano Malmo Nantes")
 THINGS = listed("telescope,harpsichord,sailing boat,greenhouse,weather station,printing press,kiln,wind turbine", ",")
 COLOURS = listed("crimson turquoise amber violet emerald silver")

@@ -32,6 +32,8 @@ RARE_SHARE = 0.06
 """A word is rare that is in no more than this share of the passages, or in two."""
 BRIDGE_TOKENS = 96
 """The most donor text that an unmatched passage between two matches is compared with."""
+MOVED_PART = 0.25
+"""Part of the shares that word-for-word matches are given: their own text is right, only its context changed."""
 KIND_BONUS = 1.0
 """What the kind of fact asked for is worth beside a word in common, whose worth is its log inverse frequency."""
 
@@ -103,7 +105,7 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
     tokens = len(prompt)
     reused = (alignment.kind == Kind.MOVED) | (alignment.kind == Kind.SEMANTIC)
     mask = np.zeros(tokens, np.bool_)
-    if not reused.any() or _one_span(alignment, reused):
+    if not reused.any() or _one_text(alignment):
         return Doubt(np.zeros(0, np.int64), 0.0)
     text = read(texts.of(prompt))
     changed = _changed(prompt, text, alignment, texts, guard)
@@ -114,23 +116,25 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
     if changed or semantic:
         asked = text.passage(max(0, tokens - question_tokens))
         spread = _Spread(text, reused, mask)
+        part = 1.0 if semantic else MOVED_PART
         weight = _weights(text)
         if changed:
             mask[int(text.starts[asked]) :] = True
             about = {w.stem for i in changed for w in _topic(text.inside(i, i + 1)) if _is_rare(w.stem, weight)}
-            spread.take(range(changed[0] + 1, asked), about, weight, guard.mention_share)
+            spread.take(range(changed[0] + 1, asked), about, weight, part * guard.mention_share)
         question = text.inside(asked, len(text.starts) - 1)
         wanted = {w.stem for w in _topic(question)}
         begin = 0 if semantic else changed[0]
-        spread.take(range(begin, asked), wanted, weight, guard.question_share, _kind_asked(question))
+        spread.take(range(begin, asked), wanted, weight, part * guard.question_share, _kind_asked(question))
     return Doubt(np.flatnonzero(mask & reused), share)
 
 
-def _one_span(alignment: Alignment, reused: NDArray[np.bool_]) -> bool:
-    """Whether everything reused lies in one equal span, so that nothing was replaced inside of it."""
-    at = np.flatnonzero(reused)
-    same_place = np.ptp(alignment.source[at] - at) == 0 and np.ptp(alignment.donor[at]) == 0
-    return bool(same_place and at[-1] - at[0] + 1 == len(at) and (alignment.kind[at] == Kind.MOVED).all())
+def _one_text(alignment: Alignment) -> bool:
+    """Whether all that is matched is one equal span, so that nothing was replaced inside of it."""
+    at = np.flatnonzero(alignment.kind != Kind.COMPUTED)
+    one_place = np.ptp(alignment.source[at] - at) == 0 and np.ptp(alignment.donor[at]) == 0
+    equal = bool((alignment.kind[at] != Kind.SEMANTIC).all())
+    return bool(one_place and equal and at[-1] - at[0] + 1 == len(at))
 
 
 # --- passages against their donor's
