@@ -121,6 +121,7 @@ class SemShareLLM:
             repair=RepairRate(settings.repair_rows, settings.repair_slowdown),
             calibration=calibration,
             matcher=matcher,
+            fact_guard=settings.fact_guard,
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)

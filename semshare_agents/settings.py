@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     look_share: Share = Field(0.0, description="rows computed again, by attention, per token that moved text never saw")
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
+    fact_guard: str = Field(
+        "auto",
+        pattern="^(auto|strict|balanced|fast|off)$",
+        description="how much is computed where facts may differ; auto: as the fidelity asks",
+    )
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
     repair_slowdown: float = Field(0.1, ge=0.0, description="share of a decoding step's time spent on repair")

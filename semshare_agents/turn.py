@@ -22,10 +22,12 @@ import torch
 
 from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
+from semshare_agents.match.facts import GUARDS, guarded
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
+from semshare_agents.match.words import TokenTexts
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import BufferPool, Gaze
@@ -174,6 +176,7 @@ class Turns:
         idle: Knows when nobody waits for the model.
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
+        fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
     """
 
     model: LoadedModel
@@ -189,10 +192,12 @@ class Turns:
     idle: Idle = field(default_factory=Idle)
     calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
+    fact_guard: str = "auto"
 
     def __post_init__(self) -> None:
         support = self.model.support
         self.pool = None if support.rows is None else BufferPool(support.rows)
+        self.texts = TokenTexts(self.model.tokenizer)
         self._codes: TokenCodes | None = None
         self._signers: dict[int, Signer] = {}
 
@@ -266,10 +271,9 @@ class Turns:
             found = await find(self.registry, scope, prompt, self.block_tokens, reuse, least)
         with clock.stage("align"):
             alignment = await asyncio.to_thread(align, prompt, found, least)
-        if not reuse.allows(Reuse.SEMANTIC):
-            return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
         question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
-        if regions := unmatched_regions(alignment, question):
+        regions = unmatched_regions(alignment, question) if reuse.allows(Reuse.SEMANTIC) else []
+        if regions:
             with clock.stage("find"):
                 free = np.concatenate([prompt[a:b] for a, b in regions])
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
@@ -284,6 +288,10 @@ class Turns:
                     self.similarity_threshold,
                     self.matcher,
                 )
+        guard = GUARDS[request.fidelity.like if self.fact_guard == "auto" else self.fact_guard]
+        if guard is not None:
+            with clock.stage("guard"):
+                alignment = await asyncio.to_thread(guarded, prompt, alignment, question, self.texts, guard)
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 
     def signer(self, scope: Scope) -> Signer:
@@ -312,7 +320,7 @@ class Turns:
         with clock.stage("plan"):
             plan = await asyncio.to_thread(plan_within, request.fidelity, settings, plan_of)
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
-        return replace(plan, reason=plan.reason or narrowed)
+        return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
     def _only_on_disk(self, key: str) -> bool:
         fast = self.tiers.fast

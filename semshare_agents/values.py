@@ -79,6 +79,15 @@ class Fidelity:
             )
         return cls("", target)
 
+    @property
+    def like(self) -> str:
+        """The word whose protection of facts goes with it."""
+        if self.word or self.target_kl is None:
+            return self.word
+        balanced = self.TARGETS["balanced"]
+        assert balanced is not None
+        return "strict" if self.target_kl < balanced else "balanced"
+
     def __str__(self) -> str:
         return self.word or f"a mean KL of {self.target_kl:g}"
 
@@ -169,6 +178,8 @@ class Alignment:
         distance: 0 for equal tokens; for semantic matches in (0, 1], larger is worse, shape `(tokens,)`.
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
+        doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
+        refused: Why semantic matches were given up; empty otherwise.
     """
 
     kind: NDArray[np.uint8]
@@ -177,6 +188,8 @@ class Alignment:
     distance: Floats
     donors: tuple[Donor, ...] = ()
     similarity: float = 0.0
+    doubtful: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    refused: str = ""
 
     @classmethod
     def empty(cls, tokens: int) -> Alignment:

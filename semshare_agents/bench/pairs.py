@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.facts import count_facts, fact_columns
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, rouge_l
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
@@ -150,6 +151,7 @@ async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: PairsOptions
     )
     row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt)}
     row.update(await measure_reuse(turns, pair["target"], cold, options))
+    row.update(fact_columns(pair, row["cold_text"], row["reuse_text"]))
     if options.baseline:
         row.update(await measure_reference_text(turns, pair, cold))
     return row
@@ -244,7 +246,7 @@ SUMMED = (
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and means of each kind, and how often each class occurred."""
+    """Medians and means of each kind, how often each class occurred, and what became of edited facts."""
     summary: dict[str, Any] = {}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
@@ -255,4 +257,6 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "median": {key: median(row[key] for row in mine) for key in keys},
             "mean": {key: mean(row[key] for row in mine) for key in keys},
         }
+        if facts := count_facts(mine):
+            summary[kind]["facts"] = facts
     return summary

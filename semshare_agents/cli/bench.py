@@ -78,6 +78,9 @@ def pairs(
 
         result = asyncio.run(run_pairs(chosen, loaded, settings, options, done))
     console.print(_pairs_table(result["summary"]))
+    for name, figures in result["summary"].items():
+        if "facts" in figures:
+            console.print(_facts_line(name, figures["facts"]))
     _write(
         result,
         json_out,
@@ -215,6 +218,8 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['id']:<28} {row['kind']:<20} {row['n_tokens']:>5} tokens  {row['class']:<8} "
         f"{row['ttft_cold_s']:6.2f} s -> {row['ttft_reuse_s']:6.3f} s  {row['speedup']:5.1f}x  "
         f"KL {row['kl_mean']:.5f}  top-1 {row['top1_agreement']:.2f}"
+        + ("  STALE" if row.get("stale") else "")
+        + ("  fresh fact lost" if row.get("fresh_lost") else "")
         + (f"  (reference text: KL {row['kl_reference_text']:.5f})" if "kl_reference_text" in row else "")
     )
 
@@ -249,6 +254,13 @@ def _pairs_table(summary: dict[str, Any]) -> Table:
             f"{average['rouge_l']:.3f}",
         )
     return table
+
+
+def _facts_line(kind: str, facts: dict[str, int]) -> str:
+    return (
+        f"{kind}: {facts['stale']} of {facts['pairs']} reuse answers state an old fact that the cold one does not; "
+        f"of {facts['fresh_cold']} new facts in cold answers {facts['fresh_lost']} are lost"
+    )
 
 
 def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:

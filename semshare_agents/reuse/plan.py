@@ -50,9 +50,9 @@ def make_plan(
 ) -> Plan:
     """Choose rows and predict what they take.
 
-    Computed are: unmatched tokens, the head of each moved span that does not go on from what precedes it (its KV saw
-    other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches; in a second
-    pass what the prompt's end attends to, of the spans whose KV lacks much that precedes them here.
+    Computed are: unmatched and doubtful tokens, the head of each moved span that does not go on from what precedes it
+    (its KV saw other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches; in
+    a second pass what the prompt's end attends to, of the spans whose KV lacks much that precedes them here.
 
     Args:
         alignment: What was found.
@@ -106,6 +106,8 @@ def _typical(look: Look, tokens: int) -> Ints:
 
 
 def _nothing_found(alignment: Alignment) -> str:
+    if alignment.refused:
+        return alignment.refused
     if alignment.similarity:
         return f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold"
     return "nothing stored matches this prompt"
@@ -116,6 +118,7 @@ def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> N
     tokens = len(alignment)
     required: NDArray[np.bool_] = np.equal(alignment.kind, Kind.COMPUTED)
     required[max(0, tokens - tail_tokens) :] = True
+    required[alignment.doubtful] = True
     required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
     for start, end in alignment.runs():
         if alignment.kind[start] == Kind.MOVED and not _goes_on(alignment, start):

@@ -149,6 +149,7 @@ def test_the_answer_is_cut_to_the_context() -> None:
 TREE = {
     "SemShareError": "Exception",
     "ConfigurationError": "SemShareError",
+    "CalibrationError": "ConfigurationError",
     "ModelError": "SemShareError",
     "ModelNotFoundError": "ModelError",
     "ModelChecksumError": "ModelError",
