@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from semshare_agents.errors import StoreError
 from semshare_agents.match import names
@@ -22,6 +21,7 @@ from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
 from semshare_agents.registry import NewBlock, NewTurn
 from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.packing import Packed
 from semshare_agents.turn import Answer, Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind
 
@@ -39,7 +39,7 @@ class Stored:
     """
 
     turn_id: int
-    unwritten: tuple[tuple[NewBlock, torch.Tensor], ...]
+    unwritten: tuple[tuple[NewBlock, Packed], ...]
     superseded: tuple[tuple[str, str], ...]
 
 
@@ -51,7 +51,7 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored
     """
     run, report = prefilled.run, prefilled.report
     tokens = np.zeros(0, np.int64)
-    kept: list[tuple[NewBlock, torch.Tensor | None]] = []
+    kept: list[tuple[NewBlock, Packed | None]] = []
     superseded: list[tuple[str, str]] = []
     if isinstance(run, RowRun):
         tokens = np.concatenate((prefilled.prompt, np.asarray(answer.tokens, np.int64)))[: run.length]
@@ -183,22 +183,23 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
 
 def _keep(
     turns: Turns, prefilled: Prefilled, run: RowRun, blocks: list[NewBlock]
-) -> tuple[list[tuple[NewBlock, torch.Tensor | None]], list[str]]:
+) -> tuple[list[tuple[NewBlock, Packed | None]], list[str]]:
     """Copy new blocks out of the buffer; deepest first, so that heads count as used last."""
-    kept: list[tuple[NewBlock, torch.Tensor | None]] = []
+    kept: list[tuple[NewBlock, Packed | None]] = []
     lost: list[str] = []
     for block in reversed(blocks):
         if block.known:
             kept.append((block, None))
             continue
-        kv = run.buffer[:, :, :, block.start : block.start + block.length]
+        kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
+        block = replace(block, size_bytes=kv.nbytes)
         info = BlockInfo(block.key, prefilled.scope.fingerprint, block.length)
         done, gone = turns.tiers.keep_fast(info, kv, block.start)
         lost += gone
         if done:
             fast = turns.tiers.fast
             copy = fast.get(info) if fast is not None else None
-            kept.append((block, kv.clone() if copy is None else copy))
+            kept.append((block, kv.copy() if copy is None else copy))
             continue
         try:
             done, gone = turns.tiers.keep_durable(info, kv, block.start)
@@ -207,8 +208,7 @@ def _keep(
             continue
         lost += gone
         if done:
-            durable = NewBlock(**{**block.__dict__, "durable": True})
-            kept.append((durable, None))
+            kept.append((replace(block, durable=True), None))
     return kept[::-1], lost
 
 

@@ -37,6 +37,7 @@ from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.store import Tiers
+from semshare_agents.store.packing import Packing
 from semshare_agents.values import Alignment, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class Turns:
         model: The model.
         registry: Past turns.
         tiers: Their KV.
+        packing: How the tiers keep it.
         cost: Predicts times; None where nothing can be reused anyway.
         strategy: Chooses semantic rows.
         plan_settings: Shares and sizes of plans.
@@ -155,6 +157,7 @@ class Turns:
     model: LoadedModel
     registry: Registry
     tiers: Tiers
+    packing: Packing
     cost: CostModel | None
     strategy: SelectionStrategy
     plan_settings: PlanSettings
@@ -164,6 +167,7 @@ class Turns:
 
     def __post_init__(self) -> None:
         support = self.model.support
+        self.kv_fingerprint = self.packing.fingerprint(self.model.fingerprint)
         self.pool = None if support.rows is None else BufferPool(support.rows)
         self._codes: TokenCodes | None = None
         self._signers: dict[int, Signer] = {}
@@ -180,7 +184,7 @@ class Turns:
             request = replace(request, messages=messages)
             prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
-            scope = await self.registry.scope(request.tenant, self.model.fingerprint, self.model.name)
+            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
         impossible = self._impossible(request, len(prompt) + room)
         if impossible is None:
             alignment = await self._matched(scope, request, prompt, clock)

@@ -43,6 +43,7 @@ def pairs(
     baseline: Annotated[bool, typer.Option("--baseline", help="Also answer from the reference's text.")] = False,
     strategy: Annotated[str | None, typer.Option(help="Selection strategy of semantic rows.")] = None,
     semantic_share: Annotated[float | None, typer.Option(help="Share of semantic rows computed again.")] = None,
+    kv_codec: Annotated[str | None, typer.Option(help="How stored KV is packed: raw, int8 or k5v4.")] = None,
     model: ModelOption = None,
     home: HomeOption = None,
     json_out: JsonOption = None,
@@ -65,7 +66,7 @@ def pairs(
         baseline,
     )
     chosen = read_pairs(file, options.kinds, options.limit)
-    settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share)
+    settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share, kv_codec=kv_codec)
     loaded = _load(settings)
     with _bar() as bar:
         task = bar.add_task("pairs", total=len(chosen))
@@ -76,7 +77,17 @@ def pairs(
 
         result = asyncio.run(run_pairs(chosen, loaded, settings, options, done))
     console.print(_pairs_table(result["summary"]))
-    _write(result, json_out, {"command": "pairs", "reuse": reuse, "tier": tier, "ablate": sorted(options.ablations)})
+    _write(
+        result,
+        json_out,
+        {
+            "command": "pairs",
+            "reuse": reuse,
+            "tier": tier,
+            "ablate": sorted(options.ablations),
+            "kv_codec": settings.kv_codec,
+        },
+    )
 
 
 @app.command()

@@ -31,6 +31,10 @@ Narrow = Callable[[int, torch.Tensor], torch.Tensor | None]
 """`(layer, deviation of the layer's rows) -> indices of the rows kept above that layer, or None for all`."""
 
 
+Watch = Callable[["RowPass", torch.Tensor, torch.Tensor, float | None], None]
+"""`(pass, queries (1, heads, rows, head_dim), keys (1, kv_heads, capacity, head_dim), factor of the scores)`."""
+
+
 class ForwardStopped(Exception):
     """A forward pass ended early because its caller no longer wants it."""
 
@@ -61,12 +65,16 @@ class RowPass:
         groups: Partition of the rows.
         where: The same positions as a tensor on the model's device.
         stop: Once set, the pass ends with `ForwardStopped` before its next layer.
+        watch: Called with every layer's queries and keys; see `Watch`.
+        layer: The layer whose keys and values were last written.
     """
 
     rows: Ints
     groups: list[RowGroup]
     where: torch.Tensor
     stop: Event | None = None
+    watch: Watch | None = None
+    layer: int = -1
 
     @property
     def contiguous(self) -> bool:
@@ -152,6 +160,8 @@ def rows_attention(
                 part = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
             part = part.view(batch, heads, count, dim)
         out[:, group.first : group.last] = part.transpose(1, 2)
+    if row_pass.watch is not None:
+        row_pass.watch(row_pass, query, key, scaling)
     return out, None
 
 
@@ -202,6 +212,7 @@ class ScatterCache(Cache):  # type: ignore[misc]
         rows = self.row_pass
         if rows.stop is not None and rows.stop.is_set():
             raise ForwardStopped
+        rows.layer = layer_idx
         if layer_idx == self.watch:
             self.deviation = _deviation(keys, values, key_states[0], value_states[0], rows.where)
         if rows.contiguous:
