@@ -296,6 +296,7 @@ class RowModel:
         narrow: Narrow | None = None,
         watch: int = -1,
         stop: Event | None = None,
+        attention_watch: Watch | None = None,
     ) -> torch.Tensor:
         """Compute rows: their KV goes into the buffer, the last ones' logits are returned.
 
@@ -307,6 +308,7 @@ class RowModel:
             narrow: Called above the watched layer and every layer after it; see `Narrow`.
             watch: Layer whose deviation from the buffer's earlier content is handed to `narrow`.
             stop: Ends the pass early once set.
+            attention_watch: Sees every layer's queries and keys; see `Watch`.
 
         Returns:
             `(logits, vocabulary)`.
@@ -315,7 +317,7 @@ class RowModel:
             ForwardStopped: `stop` was set.
         """
         row_pass = self.row_pass(rows)
-        row_pass.stop = stop
+        row_pass.stop, row_pass.watch = stop, attention_watch
         cache = ScatterCache(buffer, row_pass, watch)
         ids = torch.as_tensor(token_ids, device=self.device)[None]
         # A ready 4D mask passes through transformers untouched; rows_attention does not read it.

@@ -93,7 +93,8 @@ def test_quantised_blocks_stay_within_their_step(
     assert found.shape == kv.shape
     wrong = (found.double() - kv.double()).norm(dim=-1)
     spread = (kv.double() - kv.double().mean(3, keepdim=True)).norm(dim=-1)
-    rounding = torch.finfo(dtype).eps * kv.double().norm(dim=-1) + 1e-12
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    rounding = torch.finfo(dtype).eps * kv.double().norm(dim=-1) + smallest * shape[4] ** 0.5 + 1e-12
     # A step is the largest of a head's turned numbers over half the codes; what rounding takes from the mean is coded.
     mean = kv.double().mean(3, keepdim=True).abs().amax(-1) / 254 * shape[4] ** 0.5
     for index, bits in ((0, {"int8": 8, "k5v4": 5}[name]), (1, {"int8": 8, "k5v4": 4}[name])):
