@@ -25,6 +25,7 @@ from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
+from semshare_agents.store.packing import Packing, make_packing
 from semshare_agents.store.tiers import Leases
 from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
 from semshare_agents.values import Fidelity, Generation, Messages, Piece, Reuse, Sampling, Usage
@@ -86,8 +87,8 @@ class SemShareLLM:
         settings = self.settings
         matcher = make_matcher(settings.matching)
         strategy, policies = make_strategy(settings.strategy), [make_policy(settings.eviction) for _ in range(3)]
-        leases = Leases()
-        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, policies, leases), leases))
+        leases, packing = Leases(), make_packing(settings.kv_codec)
+        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases), leases))
         try:
             registry = await Registry.open(settings.registry_url)
             try:
@@ -106,6 +107,7 @@ class SemShareLLM:
             model=model,
             registry=registry,
             tiers=tiers,
+            packing=packing,
             cost=cost,
             strategy=strategy,
             plan_settings=PlanSettings(
@@ -348,15 +350,15 @@ def _generation(prefilled: Prefilled, answer: Answer, turn_id: int | None) -> Ge
     return Generation(answer.text, tuple(answer.tokens), answer.finish_reason, usage, report)
 
 
-def _make_tiers(settings: Settings, policies: list[Any], leases: Leases) -> list[Tier]:
+def _make_tiers(settings: Settings, packing: Packing, policies: list[Any], leases: Leases) -> list[Tier]:
     tiers: list[Tier] = []
     if settings.device_bytes:
         device = "cuda" if settings.device == "auto" else settings.device
-        tiers.append(Tier(DeviceStore(device), settings.device_bytes, policies[0], leases))
+        tiers.append(Tier(DeviceStore(device, packing), settings.device_bytes, policies[0], leases))
     if settings.memory_bytes:
-        tiers.append(Tier(MemoryStore(), settings.memory_bytes, policies[1], leases))
+        tiers.append(Tier(MemoryStore(packing=packing), settings.memory_bytes, policies[1], leases))
     if settings.disk_bytes:
-        tiers.append(Tier(DiskStore(settings.kv_dir), settings.disk_bytes, policies[2], leases))
+        tiers.append(Tier(DiskStore(settings.kv_dir, packing), settings.disk_bytes, policies[2], leases))
     return tiers
 
 

@@ -24,6 +24,7 @@ from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
 from semshare_agents.registry import NewBlock, NewTurn
 from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.packing import Packed
 from semshare_agents.turn import Answer, Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind
 
@@ -42,7 +43,7 @@ class Stored:
     """
 
     turn_id: int
-    unwritten: tuple[tuple[NewBlock, torch.Tensor], ...]
+    unwritten: tuple[tuple[NewBlock, Packed], ...]
     superseded: tuple[tuple[str, str], ...] = ()
     repairable: bool = False
 
@@ -55,7 +56,7 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored
     """
     run, report = prefilled.run, prefilled.report
     tokens, exact = np.zeros(0, np.int64), 0
-    kept: list[tuple[NewBlock, torch.Tensor | None]] = []
+    kept: list[tuple[NewBlock, Packed | None]] = []
     superseded: list[tuple[str, str]] = []
     if isinstance(run, RowRun):
         tokens = np.concatenate((prefilled.prompt, np.asarray(answer.tokens, np.int64)))[: run.length]
@@ -216,7 +217,7 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
 
 def keep_blocks(
     turns: Turns, fingerprint: str, buffer: torch.Tensor, blocks: Sequence[NewBlock]
-) -> tuple[list[tuple[NewBlock, torch.Tensor | None]], list[str]]:
+) -> tuple[list[tuple[NewBlock, Packed | None]], list[str]]:
     """Copy new blocks out of a buffer into the fastest tier with room; deepest first, so that heads count as used last.
 
     Args:
@@ -228,20 +229,21 @@ def keep_blocks(
     Returns:
         The blocks that are kept, with their KV where a file is still to be written; and evicted keys that are nowhere.
     """
-    kept: list[tuple[NewBlock, torch.Tensor | None]] = []
+    kept: list[tuple[NewBlock, Packed | None]] = []
     lost: list[str] = []
     for block in reversed(blocks):
         if block.known:
             kept.append((block, None))
             continue
-        kv = buffer[:, :, :, block.start : block.start + block.length]
+        kv = turns.packing.pack(buffer[:, :, :, block.start : block.start + block.length])
+        block = replace(block, size_bytes=kv.nbytes)
         info = BlockInfo(block.key, fingerprint, block.length)
         done, gone = turns.tiers.keep_fast(info, kv, block.start)
         lost += gone
         if done:
             fast = turns.tiers.fast
             copy = fast.get(info) if fast is not None else None
-            kept.append((block, kv.clone() if copy is None else copy))
+            kept.append((block, kv.copy() if copy is None else copy))
             continue
         try:
             done, gone = turns.tiers.keep_durable(info, kv, block.start)

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     device_bytes: int = Field(0, ge=0, description="KV budget on an accelerator; 0: no device tier")
     memory_bytes: int = Field(4 * GIB, ge=0, description="KV budget in RAM; 0: no memory tier")
     disk_bytes: int = Field(20 * GIB, ge=0, description="KV budget on disk; 0: KV does not outlive the process")
+    kv_codec: str = Field("raw", description="how stored KV is packed: raw, int8 or k5v4")
     eviction: str = Field("lru", description="eviction policy of every tier")
     block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
 

@@ -30,20 +30,22 @@ from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.match.words import TokenTexts
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.rows import BufferPool, Gaze
+from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
+from semshare_agents.retain.watch import TailWatch
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
-from semshare_agents.reuse.look import seen_rows, viewers
+from semshare_agents.reuse.look import gathering, seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.store import Tiers
+from semshare_agents.store.packing import Packing
 from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
@@ -166,6 +168,7 @@ class Turns:
         model: The model.
         registry: Past turns.
         tiers: Their KV.
+        packing: How the tiers keep it.
         cost: Predicts times; None where nothing can be reused anyway.
         strategy: Chooses semantic rows.
         plan_settings: Shares and sizes of plans.
@@ -182,6 +185,7 @@ class Turns:
     model: LoadedModel
     registry: Registry
     tiers: Tiers
+    packing: Packing
     cost: CostModel | None
     strategy: SelectionStrategy
     plan_settings: PlanSettings
@@ -196,6 +200,7 @@ class Turns:
 
     def __post_init__(self) -> None:
         support = self.model.support
+        self.kv_fingerprint = self.packing.fingerprint(self.model.fingerprint)
         self.pool = None if support.rows is None else BufferPool(support.rows)
         self.texts = TokenTexts(self.model.tokenizer)
         self._codes: TokenCodes | None = None
@@ -217,7 +222,7 @@ class Turns:
             request = replace(request, messages=messages)
             prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
-            scope = await self.registry.scope(request.tenant, self.model.fingerprint, self.model.name)
+            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
         impossible = self._impossible(request, len(prompt) + room)
         if impossible is None:
             alignment = await self._matched(scope, request, prompt, clock)
@@ -363,14 +368,13 @@ class Turns:
 
     def _rows(self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan) -> tuple[Plan, torch.Tensor]:
         """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again."""
-        layers = self.model.model.config.get_text_config().num_hidden_layers
         looking = viewers(plan.rows, len(prompt))
-        gaze = Gaze(looking, layers) if plan.looks else None
+        watch = TailWatch(len(prompt) - looking) if plan.looks else None
         exact = exact_frontier(alignment, plan)
-        logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, gaze)
-        if gaze is None:
+        logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
+        if watch is None:
             return plan, logits
-        seen = seen_rows(plan.looks, gaze.attention())
+        seen = seen_rows(plan.looks, gathering(watch.attention()))
         plan = replace(plan, rows=np.union1d(plan.rows, seen), required=np.union1d(plan.required, seen))
         again = np.union1d(seen, np.arange(len(prompt) - looking, len(prompt)))
         return plan, run.prefill(prompt, again, exact_frontier(alignment, plan))

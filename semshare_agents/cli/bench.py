@@ -44,6 +44,7 @@ def pairs(
     fidelity: Annotated[str, typer.Option(help="strict, balanced, fast or a mean KL in nats.")] = "fast",
     strategy: Annotated[str | None, typer.Option(help="Selection strategy of semantic rows.")] = None,
     semantic_share: Annotated[float | None, typer.Option(help="Share of semantic rows computed again.")] = None,
+    kv_codec: Annotated[str | None, typer.Option(help="How stored KV is packed: raw, int8 or k5v4.")] = None,
     model: ModelOption = None,
     home: HomeOption = None,
     json_out: JsonOption = None,
@@ -67,7 +68,7 @@ def pairs(
         Fidelity.parse(fidelity),
     )
     chosen = read_pairs(file, options.kinds, options.limit)
-    settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share)
+    settings = settings_of(model, home, strategy=strategy, semantic_share=semantic_share, kv_codec=kv_codec)
     loaded = load_model(settings)
     with progress_bar() as bar:
         task = bar.add_task("pairs", total=len(chosen))
@@ -84,7 +85,14 @@ def pairs(
     _write(
         result,
         json_out,
-        {"command": "pairs", "reuse": reuse, "tier": tier, "fidelity": fidelity, "ablate": sorted(options.ablations)},
+        {
+            "command": "pairs",
+            "reuse": reuse,
+            "tier": tier,
+            "fidelity": fidelity,
+            "ablate": sorted(options.ablations),
+            "kv_codec": settings.kv_codec,
+        },
     )
 
 
@@ -190,6 +198,54 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in _words(text))
     except ValueError as e:
         raise ConfigurationError(f"shares must be numbers separated by commas; got {text!r}") from e
+
+
+@app.command()
+def retention(
+    file: Annotated[Path, typer.Argument(help="Pairs, one JSON object a line; their targets are the prompts.")],
+    kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Retention policy; repeatable; default: all.")] = None,
+    share: Annotated[list[float] | None, typer.Option(help="Share of KV kept; repeatable.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Keep it in 8 bits.")] = False,
+    max_new_tokens: TokensOption = 32,
+    model: ModelOption = None,
+    home: HomeOption = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Decode on a part of each prompt's KV and compare with decoding on all of it."""
+    quiet_libraries()
+    from semshare_agents.bench.pairs import read_pairs
+    from semshare_agents.bench.retention import Variant, run_retention
+    from semshare_agents.retain import POLICIES, Retention
+
+    variants = [Variant(Retention(p, s), int8) for p in policy or POLICIES for s in share or (0.58, 0.4)]
+    chosen = read_pairs(file, tuple(kind or ()), limit)
+    loaded = load_model(settings_of(model, home))
+    with progress_bar() as bar:
+        task = bar.add_task("answers", total=len(chosen) * len(variants))
+        result = run_retention(chosen, loaded, variants, max_new_tokens, lambda _: bar.advance(task))
+    console.print(_retention_table(result["summary"]))
+    _write(result, json_out, {"command": "retention"})
+
+
+def _retention_table(summary: list[dict[str, Any]]) -> Table:
+    table = Table(title="means of each kind")
+    for name in ("kind", "policy", "share", "int8", "pairs", "KV bytes", "KL added", "top-1", "ROUGE-L"):
+        table.add_column(name, justify="left" if name in ("kind", "policy") else "right")
+    for row in summary:
+        table.add_row(
+            row["kind"],
+            row["policy"],
+            f"{row['share']:.2f}",
+            "yes" if row["int8"] else "no",
+            str(row["pairs"]),
+            f"{row['kv_bytes_share'] - 1:+.1%}",
+            f"{row['kl_added']:.5f}",
+            f"{row['top1_agreement']:.3f}",
+            f"{row['rouge_l']:.3f}",
+        )
+    return table
 
 
 def _tier(word: str) -> str:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
-from semshare_agents.values import Floats, Ints
+from semshare_agents.values import Ints
 
 ATTENTION = "semshare_rows"
 CPU_GROUP_ROWS = 64
@@ -29,6 +29,10 @@ GROUP_GAP = 512
 
 Narrow = Callable[[int, torch.Tensor], torch.Tensor | None]
 """`(layer, deviation of the layer's rows) -> indices of the rows kept above that layer, or None for all`."""
+
+
+Watch = Callable[["RowPass", torch.Tensor, torch.Tensor, float | None], None]
+"""`(pass, queries (1, heads, rows, head_dim), keys (1, kv_heads, capacity, head_dim), factor of the scores)`."""
 
 
 class ForwardStopped(Exception):
@@ -52,48 +56,6 @@ class RowGroup:
     mask: torch.Tensor | None
 
 
-class Gaze:
-    """Sums what the last rows of a pass attend to, over the layers in which a decoder gathers what it needs.
-
-    Args:
-        rows: How many of the last rows look.
-        layers: Layers of the model; those from the half to five sixths count.
-    """
-
-    def __init__(self, rows: int, layers: int):
-        self.rows = rows
-        self._first, self._last = layers // 2, max(layers // 2 + 1, layers * 5 // 6)
-        self._mass: torch.Tensor | None = None
-
-    def see(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor, scaling: float | None
-    ) -> None:
-        """Add a layer's attention.
-
-        Args:
-            layer: Index of the layer.
-            query: `(1, heads, rows, head_dim)`.
-            key: `(1, kv_heads, keys, head_dim)`.
-            positions: Position of each row, shape `(rows,)`.
-            scaling: Factor of the scores; None for `head_dim ** -0.5`.
-        """
-        if not self._first <= layer < self._last:
-            return
-        _, heads, _, dim = query.shape
-        count = int(positions[-1]) + 1
-        k = key[0, :, :count].repeat_interleave(heads // key.shape[1], 0)
-        scores = torch.matmul(query[0], k.transpose(1, 2)).float() * (dim**-0.5 if scaling is None else scaling)
-        later = torch.arange(count, device=key.device)[None] > positions[:, None]
-        mass = scores.masked_fill(later, float("-inf")).softmax(-1).sum((0, 1))
-        self._mass = mass if self._mass is None else self._mass + mass
-
-    def attention(self) -> Floats:
-        """What each position got, shape `(last row + 1,)`."""
-        assert self._mass is not None, "no pass has run yet"
-        out: Floats = self._mass.cpu().numpy()
-        return out
-
-
 @dataclass
 class RowPass:
     """The rows of one forward pass and how they attend; narrowed between layers where a plan asks for it.
@@ -103,14 +65,16 @@ class RowPass:
         groups: Partition of the rows.
         where: The same positions as a tensor on the model's device.
         stop: Once set, the pass ends with `ForwardStopped` before its next layer.
-        gaze: Sees what the last rows attend to.
+        watch: Called with every layer's queries and keys; see `Watch`.
+        layer: The layer whose keys and values were last written.
     """
 
     rows: Ints
     groups: list[RowGroup]
     where: torch.Tensor
     stop: Event | None = None
-    gaze: Gaze | None = None
+    watch: Watch | None = None
+    layer: int = -1
 
     @property
     def contiguous(self) -> bool:
@@ -196,8 +160,8 @@ def rows_attention(
                 part = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
             part = part.view(batch, heads, count, dim)
         out[:, group.first : group.last] = part.transpose(1, 2)
-    if (gaze := row_pass.gaze) is not None:
-        gaze.see(module.layer_idx, query[:, :, -gaze.rows :], key, row_pass.where[-gaze.rows :], scaling)  # type: ignore[arg-type]
+    if row_pass.watch is not None:
+        row_pass.watch(row_pass, query, key, scaling)
     return out, None
 
 
@@ -248,6 +212,7 @@ class ScatterCache(Cache):  # type: ignore[misc]
         rows = self.row_pass
         if rows.stop is not None and rows.stop.is_set():
             raise ForwardStopped
+        rows.layer = layer_idx
         if layer_idx == self.watch:
             self.deviation = _deviation(keys, values, key_states[0], value_states[0], rows.where)
         if rows.contiguous:
@@ -331,7 +296,7 @@ class RowModel:
         narrow: Narrow | None = None,
         watch: int = -1,
         stop: Event | None = None,
-        gaze: Gaze | None = None,
+        attention_watch: Watch | None = None,
     ) -> torch.Tensor:
         """Compute rows: their KV goes into the buffer, the last ones' logits are returned.
 
@@ -343,7 +308,7 @@ class RowModel:
             narrow: Called above the watched layer and every layer after it; see `Narrow`.
             watch: Layer whose deviation from the buffer's earlier content is handed to `narrow`.
             stop: Ends the pass early once set.
-            gaze: Sees what the last rows attend to.
+            attention_watch: Sees every layer's queries and keys; see `Watch`.
 
         Returns:
             `(logits, vocabulary)`.
@@ -352,7 +317,7 @@ class RowModel:
             ForwardStopped: `stop` was set.
         """
         row_pass = self.row_pass(rows)
-        row_pass.stop, row_pass.gaze = stop, gaze
+        row_pass.stop, row_pass.watch = stop, attention_watch
         cache = ScatterCache(buffer, row_pass, watch)
         ids = torch.as_tensor(token_ids, device=self.device)[None]
         # A ready 4D mask passes through transformers untouched; rows_attention does not read it.

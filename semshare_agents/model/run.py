@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import BufferPool, ForwardStopped, Gaze, Narrow, RowModel
+from semshare_agents.model.rows import BufferPool, ForwardStopped, Narrow, RowModel, Watch
 from semshare_agents.values import Ints
 
 
@@ -69,7 +69,7 @@ class RowRun(Run):
         exact: int,
         narrow: Narrow | None = None,
         watch: int = -1,
-        gaze: Gaze | None = None,
+        attention_watch: Watch | None = None,
     ) -> torch.Tensor:
         """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`.
 
@@ -79,12 +79,20 @@ class RowRun(Run):
             exact: The exact frontier once they are computed.
             narrow: Drops rows between layers.
             watch: Layer whose deviation `narrow` gets.
-            gaze: Sees what the last rows attend to.
+            attention_watch: Sees every layer's queries and keys; see `semshare_agents.model.rows.Watch`.
 
         Returns:
             The last token's logits `(vocabulary,)`.
         """
-        out = self._rows.forward(prompt[rows], rows, self.buffer, narrow=narrow, watch=watch, stop=self.stop, gaze=gaze)
+        out = self._rows.forward(
+            prompt[rows],
+            rows,
+            self.buffer,
+            narrow=narrow,
+            watch=watch,
+            stop=self.stop,
+            attention_watch=attention_watch,
+        )
         self.continue_from(prompt, exact)
         return out[-1]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from semshare_agents.values import Alignment, Floats, Ints, Kind, Look
 
@@ -67,6 +68,21 @@ def viewers(rows: Ints, tokens: int) -> int:
     """How many of the last computed rows form the prompt's unbroken end, at most `VIEWERS`."""
     back = rows[::-1][:VIEWERS]
     return int((back == tokens - 1 - np.arange(len(back))).cumprod().sum())
+
+
+def gathering(attention: torch.Tensor) -> Floats:
+    """The attention of the layers in which a decoder gathers what it needs: from the half to five sixths.
+
+    Args:
+        attention: Of each layer, `(layers, kv_heads, keys)`.
+
+    Returns:
+        What each position got, shape `(keys,)`.
+    """
+    layers = len(attention)
+    first, last = layers // 2, max(layers // 2 + 1, layers * 5 // 6)
+    out: Floats = attention[first:last].sum((0, 1)).float().cpu().numpy()
+    return out
 
 
 def seen_rows(looks: Sequence[Look], attention: Floats) -> Ints:

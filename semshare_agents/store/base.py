@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from semshare_agents.store.packing import Packed, Packing, Raw, packing_of
+
 
 @dataclass(frozen=True)
 class BlockInfo:
@@ -25,7 +27,7 @@ class BlockInfo:
 
 
 class BlockStore(ABC):
-    """Keeps KV blocks `(layers, 2, kv_heads, tokens, head_dim)` under their keys.
+    """Keeps KV blocks `(layers, 2, kv_heads, tokens, head_dim)` under their keys, packed as `packing` says.
 
     All methods may be called from any thread. Blocks handed out are never written to by the store; callers must not
     write to them either. A store knows nothing of budgets; its `Tier` does.
@@ -34,13 +36,23 @@ class BlockStore(ABC):
     name: str
     durable: bool = False
     """Whether blocks outlive the process."""
+    packing: Packing = Raw()
+    """How blocks that come unpacked are packed."""
 
-    def size_bytes(self, kv: torch.Tensor) -> int:
+    def packed(self, kv: torch.Tensor | Packed) -> Packed:
+        """A block as this store keeps it; one that is packed already stays as it is.
+
+        Raises:
+            StoreError: it cannot be packed.
+        """
+        return kv if isinstance(kv, Packed) else self.packing.pack(kv)
+
+    def size_bytes(self, packed: Packed) -> int:
         """Most bytes that a block will take in this store."""
-        return kv.nbytes
+        return packed.nbytes
 
     @abstractmethod
-    def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
+    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
         """Keep a copy of a block; an existing key is left as it is.
 
         Returns:
@@ -51,13 +63,18 @@ class BlockStore(ABC):
         """
 
     @abstractmethod
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
-        """The block, or None where there is none.
+    def get_packed(self, info: BlockInfo) -> Packed | None:
+        """The block as it is kept, or None where there is none.
 
         Raises:
             CorruptBlockError: what is stored is not the block that `info` names.
             StoreError: it cannot be read.
         """
+
+    def get(self, info: BlockInfo) -> torch.Tensor | None:
+        """The block, or None where there is none; errors as in `get_packed`."""
+        packed = self.get_packed(info)
+        return None if packed is None else packing_of(packed).unpack(packed)
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -1,11 +1,13 @@
 """The file format of a block: safetensors, with what names and proves it in the header.
 
-The header's metadata holds the format version, the block's key, the model's fingerprint and a checksum over names and
-payload. A file is used only if all of them agree with what was asked for.
+The header's metadata holds the format version, the packing with its own version, the block's key, the model's
+fingerprint and a checksum over names and payload. A file is used only if all of them agree with what was asked for.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,40 +17,51 @@ from safetensors.torch import save
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.packing import Packed, packing_of
 
-FORMAT = "semshare-kv-1"
+FORMAT = "semshare-kv-2"
 SUFFIX = ".safetensors"
-TENSOR = "kv"
 HEADER_BYTES = 1024
-"""More than the header of any block takes."""
+"""More than the header of a block of one part takes."""
+PART_BYTES = 160
+"""More than each further part adds to the header."""
 
 
-def encode(info: BlockInfo, kv: torch.Tensor) -> bytes:
-    """The file content of a block `(layers, 2, kv_heads, tokens, head_dim)`."""
-    payload = kv.detach().cpu().contiguous()
+def file_bytes(packed: Packed) -> int:
+    """Most bytes that a block's file takes."""
+    return packed.nbytes + HEADER_BYTES + PART_BYTES * (len(packed.parts) - 1)
+
+
+def encode(info: BlockInfo, packed: Packed) -> bytes:
+    """The file content of a block."""
+    parts = {name: part.detach().cpu().contiguous() for name, part in packed.parts.items()}
     metadata = {
         "format": FORMAT,
+        "packing": packed.packing,
+        "packing_version": str(packed.version),
+        "shape": ",".join(map(str, packed.shape)),
+        "dtype": str(packed.dtype).removeprefix("torch."),
         "key": info.key,
         "fingerprint": info.fingerprint,
         "tokens": str(info.tokens),
-        "checksum": _checksum(info, payload),
     }
-    content: bytes = save({TENSOR: payload}, metadata)
+    content: bytes = save(parts, {**metadata, "checksum": _checksum(metadata, parts)})
     return content
 
 
-def decode(path: Path, info: BlockInfo) -> torch.Tensor:
-    """Read a block and prove that it is the one asked for. The tensor is mapped from the file, not copied.
+def decode(path: Path, info: BlockInfo) -> Packed:
+    """Read a block and prove that it is the one asked for. Its parts are mapped from the file, not copied.
 
     Raises:
         FileNotFoundError: there is no such file.
         StoreError: it cannot be read.
-        CorruptBlockError: the file is damaged, truncated, of another format, or another block's.
+        CorruptBlockError: the file is damaged, truncated, another block's, or of a format or packing that this
+            version does not read.
     """
     try:
         with safe_open(path, framework="pt") as f:
-            metadata = f.metadata() or {}
-            kv: torch.Tensor = f.get_tensor(TENSOR)
+            metadata: dict[str, str] = dict(f.metadata() or {})
+            parts: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
     except OSError as e:
@@ -57,17 +70,35 @@ def decode(path: Path, info: BlockInfo) -> torch.Tensor:
         raise CorruptBlockError(f"{path.name} is not a readable block: {e}") from e
     if metadata.get("format") != FORMAT:
         raise CorruptBlockError(f"{path.name} has format {metadata.get('format')!r}, this version reads {FORMAT}")
-    named = BlockInfo(
-        metadata.get("key", ""), metadata.get("fingerprint", ""), int(kv.shape[3]) if kv.ndim == 5 else -1
-    )
-    if named != info or metadata.get("tokens") != str(info.tokens):
-        raise CorruptBlockError(f"{path.name} holds another block, model or length than the registry says")
-    if metadata.get("checksum") != _checksum(info, kv):
+    if metadata.get("key") != info.key or metadata.get("fingerprint") != info.fingerprint:
+        raise CorruptBlockError(f"{path.name} holds another block or model than the registry says")
+    if metadata.pop("checksum", "") != _checksum(metadata, parts):
         raise CorruptBlockError(f"{path.name} fails its checksum")
-    return kv
+    try:
+        return _packed(metadata, parts, info)
+    except LookupError as e:
+        raise CorruptBlockError(f"{path.name} {e.args[0]}") from e
 
 
-def _checksum(info: BlockInfo, kv: torch.Tensor) -> str:
-    digest = xxhash.xxh3_128(f"{FORMAT}|{info.key}|{info.fingerprint}|{tuple(kv.shape)}|{kv.dtype}".encode())
-    digest.update(memoryview(kv.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
+def _packed(metadata: Mapping[str, str], parts: Mapping[str, torch.Tensor], info: BlockInfo) -> Packed:
+    """A block from what its checksum has proved.
+
+    Raises:
+        LookupError: this version cannot read it, or it has another length than `info` says.
+    """
+    if metadata.get("tokens") != str(info.tokens):
+        raise LookupError(f"has {metadata.get('tokens')} tokens, the registry says {info.tokens}")
+    shape = tuple(int(size) for size in metadata["shape"].split(","))
+    dtype: torch.dtype = getattr(torch, metadata["dtype"])
+    packed = Packed(metadata["packing"], int(metadata["packing_version"]), shape, dtype, parts)
+    packing_of(packed)
+    return packed
+
+
+def _checksum(metadata: Mapping[str, str], parts: Mapping[str, torch.Tensor]) -> str:
+    digest = xxhash.xxh3_128(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(parts):
+        part = parts[name]
+        digest.update(f"{name}|{tuple(part.shape)}|{part.dtype}".encode())
+        digest.update(memoryview(part.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return str(digest.hexdigest())

@@ -13,6 +13,7 @@ import torch
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.packing import Packed, Packing, Raw
 
 
 class DiskStore(BlockStore):
@@ -20,6 +21,7 @@ class DiskStore(BlockStore):
 
     Args:
         folder: Where the files go; created with mode 0700.
+        packing: How blocks are packed; None keeps them as they are. What lies there is read however it is packed.
 
     Raises:
         StoreNotWritableError: the folder cannot be created or written.
@@ -28,7 +30,8 @@ class DiskStore(BlockStore):
     name = "disk"
     durable = True
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, packing: Packing | None = None):
+        self.packing = packing or Raw()
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -44,11 +47,11 @@ class DiskStore(BlockStore):
         """The file of a block."""
         return self.folder / key[:2] / f"{key}{codec.SUFFIX}"
 
-    def size_bytes(self, kv: torch.Tensor) -> int:
+    def size_bytes(self, packed: Packed) -> int:
         """See `BlockStore.size_bytes`."""
-        return kv.nbytes + codec.HEADER_BYTES
+        return codec.file_bytes(packed)
 
-    def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
+    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
         """See `BlockStore.put`."""
         path = self.path(info.key)
         aside = path.with_suffix(f".{os.getpid()}-{get_ident()}.tmp")
@@ -56,7 +59,7 @@ class DiskStore(BlockStore):
             with suppress(FileNotFoundError):
                 return path.stat().st_size
             path.parent.mkdir(exist_ok=True, mode=0o700)
-            content = codec.encode(info, kv)
+            content = codec.encode(info, self.packed(kv))
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
                 f.write(content)
                 f.flush()
@@ -69,8 +72,8 @@ class DiskStore(BlockStore):
             raise StoreError(f"block {info.key} cannot be written to {self.folder}: {e.strerror}") from e
         return len(content)
 
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
-        """See `BlockStore.get`; the tensor is mapped from the file."""
+    def get_packed(self, info: BlockInfo) -> Packed | None:
+        """See `BlockStore.get_packed`; the parts are mapped from the file."""
         try:
             return codec.decode(self.path(info.key), info)
         except FileNotFoundError:
@@ -100,7 +103,7 @@ class DiskStore(BlockStore):
     def check(self, info: BlockInfo) -> str:
         """What is wrong with a block's file; empty where nothing is."""
         try:
-            return "" if self.get(info) is not None else "its file is gone"
+            return "" if self.get_packed(info) is not None else "its file is gone"
         except CorruptBlockError as e:
             return str(e)
 

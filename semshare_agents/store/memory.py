@@ -9,30 +9,37 @@ import torch
 
 from semshare_agents.errors import CorruptBlockError
 from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.packing import Packed, Packing, Raw
 
 
 class MemoryStore(BlockStore):
-    """Keeps blocks on one torch device, RAM by default."""
+    """Keeps blocks on one torch device, RAM by default.
+
+    Args:
+        device: The device.
+        packing: How blocks are packed; None keeps them as they are.
+    """
 
     name = "memory"
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str | torch.device = "cpu", packing: Packing | None = None) -> None:
+        self.packing = packing or Raw()
         self._device = torch.device(device)
         self._lock = Lock()
-        self._blocks: dict[str, tuple[BlockInfo, torch.Tensor]] = {}
+        self._blocks: dict[str, tuple[BlockInfo, Packed]] = {}
 
-    def put(self, info: BlockInfo, kv: torch.Tensor) -> int:
+    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
         """See `BlockStore.put`."""
         with self._lock:
             known = self._blocks.get(info.key)
         if known is None:
-            copy = torch.empty(kv.shape, dtype=kv.dtype, device=self._device).copy_(kv)
+            copy = self.packed(kv).copy(self._device)
             with self._lock:
                 known = self._blocks.setdefault(info.key, (info, copy))
         return known[1].nbytes
 
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
-        """See `BlockStore.get`."""
+    def get_packed(self, info: BlockInfo) -> Packed | None:
+        """See `BlockStore.get_packed`."""
         with self._lock:
             known = self._blocks.get(info.key)
         if known is None:
@@ -49,5 +56,5 @@ class MemoryStore(BlockStore):
     def entries(self) -> Iterator[tuple[str, int]]:
         """See `BlockStore.entries`."""
         with self._lock:
-            known = [(key, kv.nbytes) for key, (_, kv) in self._blocks.items()]
+            known = [(key, packed.nbytes) for key, (_, packed) in self._blocks.items()]
         return iter(known)

@@ -14,6 +14,7 @@ import torch
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, EvictionPolicy
 from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.packing import Packed, packing_of
 
 READERS = 4
 
@@ -136,23 +137,27 @@ class Tier:
                 self._drop(key)
             self.store.delete(key)
 
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
-        """The block, or None; a block that is gone or damaged is forgotten.
+    def get(self, info: BlockInfo) -> Packed | None:
+        """The block as it is kept, or None; a block that is gone or damaged is forgotten.
 
         Raises:
             CorruptBlockError: it is damaged.
         """
         try:
-            kv = self.store.get(info)
+            packed = self.store.get_packed(info)
         except CorruptBlockError:
             self.forget([info.key])
             raise
         with self._lock:
-            if kv is None:
+            if packed is None:
                 self._drop(info.key)
             else:
                 self._policy.used(info.key)
-        return kv
+        return packed
+
+
+def _unpacked(packed: Packed) -> torch.Tensor:
+    return packing_of(packed).unpack(packed)
 
 
 @dataclass(frozen=True)
@@ -196,19 +201,21 @@ class Tiers:
     def load(self, infos: Sequence[BlockInfo]) -> Loaded:
         """Read blocks from the fastest tier that has each of them. Damaged blocks are missing, never served."""
         fast = self.fast
-        quick = {i.key: kv for i in infos if fast is not None and (kv := self._quick(fast, i)) is not None}
+        quick = {i.key: b for i in infos if fast is not None and (b := self._quick(fast, i)) is not None}
         rest = [i for i in infos if i.key not in quick]
-        found: dict[str, torch.Tensor] = dict(quick)
+        found: dict[str, torch.Tensor] = {}
         missing: dict[str, str] = {}
         for info, (kv, reason) in zip(rest, self._readers.map(self._slow, rest), strict=True):
             if kv is None:
                 missing[info.key] = reason
             else:
                 found[info.key] = kv
-        return Loaded(found, missing, tuple(i.key for i in rest if i.key in found))
+        slow = tuple(found)
+        found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
+        return Loaded(found, missing, slow)
 
     @staticmethod
-    def _quick(tier: Tier, info: BlockInfo) -> torch.Tensor | None:
+    def _quick(tier: Tier, info: BlockInfo) -> Packed | None:
         try:
             return tier.get(info) if info.key in tier else None
         except StoreError:
@@ -218,15 +225,15 @@ class Tiers:
         reason = "gone from every tier"
         for tier in self.tiers:
             try:
-                kv = tier.get(info)
+                packed = tier.get(info)
             except StoreError as e:
                 reason = str(e)
                 continue
-            if kv is not None:
-                return kv, ""
+            if packed is not None:
+                return _unpacked(packed), ""
         return None, reason
 
-    def keep_fast(self, info: BlockInfo, kv: torch.Tensor, depth: int) -> tuple[bool, list[str]]:
+    def keep_fast(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> tuple[bool, list[str]]:
         """Put a block into the first tier with room that does not outlive the process.
 
         Returns:
@@ -237,7 +244,7 @@ class Tiers:
                 return True, [key for key in victims if not self.anywhere(key)]
         return False, []
 
-    def keep_durable(self, info: BlockInfo, kv: torch.Tensor, depth: int) -> tuple[bool, list[str]]:
+    def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> tuple[bool, list[str]]:
         """Put a block into the durable tier.
 
         Returns:
@@ -250,15 +257,16 @@ class Tiers:
         return victims is not None, [key for key in victims or () if not self.anywhere(key)]
 
     @staticmethod
-    def _put(tier: Tier, info: BlockInfo, kv: torch.Tensor, depth: int) -> list[str] | None:
-        size = tier.store.size_bytes(kv)
+    def _put(tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> list[str] | None:
+        packed = tier.store.packed(kv)
+        size = tier.store.size_bytes(packed)
         victims = tier.reserve(Entry(info.key, size, depth))
         if victims is None:
             return None
         try:
             for key in victims:
                 tier.store.delete(key)
-            tier.store.put(info, kv)
+            tier.store.put(info, packed)
         except StoreError:
             tier.forget([info.key])
             raise

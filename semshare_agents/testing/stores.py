@@ -20,18 +20,34 @@ def block(key: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[
     return BlockInfo(key, "f" * 64, SHAPE[3]), kv
 
 
+def kept(store: BlockStore, kv: torch.Tensor) -> torch.Tensor:
+    """What a store's packing makes of a block."""
+    return store.packing.unpack(store.packing.pack(kv))
+
+
 class StoreConformance:
     """Tests of the `BlockStore` contract. Derive from it and give a fixture `store` with an empty store."""
 
     def test_a_block_comes_back_as_it_was(self, store: BlockStore) -> None:
-        """Bits and type survive."""
+        """Bits, up to the packing, and type survive."""
         for i, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
             info, kv = block(f"{i:02d}type", dtype, i)
-            assert store.put(info, kv) >= kv.nbytes
+            assert store.put(info, kv) >= store.packed(kv).nbytes
             found = store.get(info)
             assert found is not None
             assert found.dtype == dtype
-            assert torch.equal(found.cpu(), kv)
+            assert torch.equal(found.cpu(), kept(store, kv))
+
+    def test_a_packed_block_is_kept_as_it_is(self, store: BlockStore) -> None:
+        """Tiers hand packed blocks on, so that all of them keep the same bits."""
+        info, kv = block("aapacked")
+        packed = store.packed(kv)
+        store.put(info, packed)
+        found = store.get_packed(info)
+        assert found is not None
+        assert {name: part.tolist() for name, part in found.parts.items()} == {
+            name: part.tolist() for name, part in packed.parts.items()
+        }
 
     def test_a_view_is_kept_as_a_copy(self, store: BlockStore) -> None:
         """What the caller does to its buffer afterwards does not reach the store."""
@@ -44,7 +60,7 @@ class StoreConformance:
         found = store.get(info)
         assert found is not None
         assert found.shape == SHAPE
-        assert bool((found == 5.0).all())
+        assert torch.equal(found.cpu(), kept(store, torch.full(SHAPE, 5.0)))
 
     def test_unknown_keys_are_none(self, store: BlockStore) -> None:
         """Nothing is nothing, no error."""
@@ -57,7 +73,7 @@ class StoreConformance:
         assert store.put(info, block("aatwice", seed=2)[1]) == first
         found = store.get(info)
         assert found is not None
-        assert torch.equal(found.cpu(), kv)
+        assert torch.equal(found.cpu(), kept(store, kv))
 
     @pytest.mark.parametrize("wrong", [{"fingerprint": "e" * 64}, {"tokens": 7}])
     def test_another_models_or_lengths_block_is_never_served(self, store: BlockStore, wrong: dict[str, object]) -> None:
@@ -84,7 +100,7 @@ class StoreConformance:
         held = store.get(info)
         store.delete(info.key)
         assert held is not None
-        assert torch.equal(held.cpu(), kv)
+        assert torch.equal(held.cpu(), kept(store, kv))
 
     def test_entries_name_every_block_and_its_bytes(self, store: BlockStore) -> None:
         """The sizes are those that `put` told."""
@@ -105,7 +121,7 @@ class StoreConformance:
             found = store.get(info)
             if i % 5 == 0:
                 store.delete(info.key)
-            return found is None or torch.equal(found.cpu(), kv)
+            return found is None or torch.equal(found.cpu(), kept(store, kv))
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(140)))

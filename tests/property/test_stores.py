@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from semshare_agents.errors import CorruptBlockError
+from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreError
 from semshare_agents.evict import LRU
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, codec
+from semshare_agents.store.packing import PACKINGS, Raw, make_packing
+from semshare_agents.store.packing.bits import pack_bits, unpack_bits
 from semshare_agents.store.tiers import Leases
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -36,19 +38,20 @@ def test_blocks_survive_the_file_to_the_bit(
     info = BlockInfo("abc", FINGERPRINT, shape[3])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "block"
-        path.write_bytes(codec.encode(info, kv))
-        found = codec.decode(path, info)
+        path.write_bytes(codec.encode(info, Raw().pack(kv)))
+        found = Raw().unpack(codec.decode(path, info))
         assert found.dtype == dtype
         assert found.shape == kv.shape
         assert torch.equal(found.view(torch.uint8), kv.view(torch.uint8))
 
 
 @settings(max_examples=150, deadline=None)
-@given(at=st.integers(0, 10**6), bit=st.integers(0, 7), cut=st.booleans())
-def test_damage_anywhere_never_changes_what_is_served(at: int, bit: int, cut: bool) -> None:
+@given(at=st.integers(0, 10**6), bit=st.integers(0, 7), cut=st.booleans(), name=st.sampled_from(list(PACKINGS)))
+def test_damage_anywhere_never_changes_what_is_served(at: int, bit: int, cut: bool, name: str) -> None:
     kv = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     info = BlockInfo("abc", FINGERPRINT, 4)
-    content = bytearray(codec.encode(info, kv))
+    packing = make_packing(name)
+    content = bytearray(codec.encode(info, packing.pack(kv)))
     at %= len(content)
     if cut:
         del content[at:]
@@ -58,11 +61,85 @@ def test_damage_anywhere_never_changes_what_is_served(at: int, bit: int, cut: bo
         path = Path(folder) / "block"
         path.write_bytes(content)
         try:
-            found = codec.decode(path, info)
+            found = packing.unpack(codec.decode(path, info))
         except CorruptBlockError:
             return
         assert not cut
-        assert torch.equal(found, kv)
+        assert torch.equal(found, packing.unpack(packing.pack(kv)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(
+        st.integers(1, 3), st.just(2), st.integers(1, 3), st.integers(1, 70), st.sampled_from([1, 3, 8, 12, 64])
+    ),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 1000),
+    size=st.sampled_from([1e-6, 1.0, 300.0]),
+    name=st.sampled_from(["int8", "k5v4"]),
+)
+def test_quantised_blocks_stay_within_their_step(
+    shape: tuple[int, ...], dtype: torch.dtype, seed: int, size: float, name: str
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    # Channels that are large for every token, and one token far from all others.
+    kv = torch.randn(shape, generator=random) + 3 * torch.randn((*shape[:3], 1, shape[4]), generator=random)
+    kv[:, 0, :, 0] += 20
+    kv = (kv * size).to(dtype)
+    packing = make_packing(name)
+    packed = packing.pack(kv)
+    found = packing.unpack(packed)
+    assert found.dtype == dtype
+    assert found.shape == kv.shape
+    wrong = (found.double() - kv.double()).norm(dim=-1)
+    spread = (kv.double() - kv.double().mean(3, keepdim=True)).norm(dim=-1)
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    rounding = torch.finfo(dtype).eps * kv.double().norm(dim=-1) + smallest * shape[4] ** 0.5 + 1e-12
+    # A step is the largest of a head's turned numbers over half the codes; what rounding takes from the mean is coded.
+    mean = kv.double().mean(3, keepdim=True).abs().amax(-1) / 254 * shape[4] ** 0.5
+    for index, bits in ((0, {"int8": 8, "k5v4": 5}[name]), (1, {"int8": 8, "k5v4": 4}[name])):
+        step = 1.05 * (spread + mean)[:, index] / (2 ** (bits - 1) - 0.5)
+        assert bool((wrong[:, index] <= 0.5 * step * shape[4] ** 0.5 + 2 * rounding[:, index]).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(4, 8), count=st.integers(1, 100), seed=st.integers(0, 1000))
+def test_codes_survive_packing_into_bits(bits: int, count: int, seed: int) -> None:
+    codes = torch.randint(0, 2**bits, (count,), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    packed = pack_bits(codes, bits)
+    assert packed.nbytes <= (count + 7) * bits / 8
+    assert torch.equal(unpack_bits(packed, bits, count), codes)
+
+
+@pytest.mark.parametrize("name", ["int8", "k5v4"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_not_finite_cannot_be_quantised(name: str, wrong: float) -> None:
+    kv = torch.randn(2, 2, 2, 8, 8)
+    kv[1, 1, 0, 3, 2] = wrong
+    with pytest.raises(StoreError, match="raw"):
+        make_packing(name).pack(kv)
+
+
+@pytest.mark.parametrize(("name", "share"), [("int8", 0.27), ("k5v4", 0.15)])
+def test_a_block_of_the_default_models_shape_takes_its_share(name: str, share: float) -> None:
+    kv = torch.randn(30, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    disk = codec.file_bytes(make_packing(name).pack(kv))
+    assert disk < share * kv.nbytes
+
+
+@pytest.mark.parametrize("name", ["int8", "k5v4"])
+def test_sinks_survive_to_the_bit(name: str) -> None:
+    kv = torch.randn(4, 2, 2, 64, 16, generator=torch.Generator().manual_seed(0))
+    kv[:, 0, :, 0] *= 4
+    packing = make_packing(name)
+    found = packing.unpack(packing.pack(kv))
+    assert torch.equal(found[:, :, :, 0], kv[:, :, :, 0])
+    assert not torch.equal(found[:, :, :, 1:], kv[:, :, :, 1:])
+
+
+def test_unknown_packings_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="k5v4"):
+        make_packing("int3")
 
 
 def block(key: str, tokens: int) -> tuple[BlockInfo, torch.Tensor]:
@@ -150,7 +227,7 @@ class TiersMachine(RuleBasedStateMachine):
             assert tier.used_bytes <= tier.budget_bytes
             entries = dict(tier.store.entries())
             assert {k for k in self.blocks if k in tier} == set(entries)
-            assert sum(tier.store.size_bytes(self.blocks[k][1]) for k in entries) == tier.used_bytes
+            assert sum(tier.store.size_bytes(tier.store.packed(self.blocks[k][1])) for k in entries) == tier.used_bytes
 
     @invariant()
     def leased_blocks_are_still_there(self) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
 from semshare_agents.store import BlockInfo, DiskStore, codec
+from semshare_agents.store.packing import PACKINGS, Packing, Raw
 
 INFO = BlockInfo("abkey", "f" * 64, 8)
 
@@ -23,12 +24,12 @@ def kv(seed: int = 0) -> torch.Tensor:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     written = tmp_path / "block.safetensors"
-    written.write_bytes(codec.encode(INFO, kv()))
+    written.write_bytes(codec.encode(INFO, Raw().pack(kv())))
     return written
 
 
 def test_round_trip(path: Path) -> None:
-    assert torch.equal(codec.decode(path, INFO), kv())
+    assert torch.equal(codec.decode(path, INFO).parts["kv"], kv())
 
 
 def test_every_flipped_byte_is_noticed(path: Path) -> None:
@@ -46,7 +47,7 @@ def test_every_flipped_byte_is_noticed(path: Path) -> None:
         except CorruptBlockError:
             continue
         served.append(at)
-        assert torch.equal(found, kv())
+        assert torch.equal(found.parts["kv"], kv())
     # Only bytes that carry no meaning (padding spaces of the header) may pass.
     assert all(content[at : at + 1] == b" " for at in served)
 
@@ -81,7 +82,7 @@ def test_other_safetensors_files_are_corrupt(path: Path) -> None:
 
 
 def test_equal_bytes_of_another_type_or_shape_are_corrupt(path: Path) -> None:
-    honest = codec.encode(INFO, kv())
+    honest = codec.encode(INFO, Raw().pack(kv()))
     as_ints = honest.replace(b'"F32"', b'"I32"')
     assert as_ints != honest
     path.write_bytes(as_ints)
@@ -160,4 +161,32 @@ def test_entries_come_oldest_first(tmp_path: Path) -> None:
 def test_a_file_takes_no_more_than_its_tier_accounts_for(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     kv = torch.randn(3, 2, 2, 5, 8)
-    assert store.put(BlockInfo("f" * 32, "0" * 64, 5), kv) <= store.size_bytes(kv)
+    assert store.put(BlockInfo("f" * 32, "0" * 64, 5), kv) <= store.size_bytes(store.packed(kv))
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values())
+@pytest.mark.parametrize("change", [{"version": 99}, {"packing": "int1"}])
+def test_packings_of_the_future_are_refused_by_name(
+    tmp_path: Path, packing: type[Packing], change: dict[str, object]
+) -> None:
+    store = DiskStore(tmp_path, packing())
+    store.put(INFO, replace(store.packed(kv()), **change))
+    with pytest.raises(CorruptBlockError, match="this version reads"):
+        store.get(INFO)
+    assert str(next(iter(change.values()))) in store.check(INFO)
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values())
+def test_a_file_is_read_by_the_packing_it_names(tmp_path: Path, packing: type[Packing]) -> None:
+    DiskStore(tmp_path, packing()).put(INFO, kv())
+    found = DiskStore(tmp_path).get(INFO)
+    assert found is not None
+    assert torch.equal(found, packing().unpack(packing().pack(kv())))
+
+
+@pytest.mark.parametrize("packing", PACKINGS.values())
+def test_packed_files_take_no_more_than_accounted_for(tmp_path: Path, packing: type[Packing]) -> None:
+    store = DiskStore(tmp_path, packing())
+    for tokens in (1, 5, 64):
+        packed = store.packed(torch.randn(3, 2, 2, tokens, 8))
+        assert store.put(BlockInfo(f"aa{tokens}", "0" * 64, tokens), packed) <= store.size_bytes(packed)

@@ -11,6 +11,7 @@ from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreE
 from semshare_agents.evict import LRU, make_policy
 from semshare_agents.evict.base import Entry
 from semshare_agents.store import BlockInfo, BlockStore, DiskStore, MemoryStore, Tier, Tiers
+from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4
@@ -162,7 +163,7 @@ def test_a_failed_put_leaves_the_books_clean() -> None:
 class Lying(MemoryStore):
     """A store that serves nothing but damage."""
 
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
+    def get_packed(self, info: BlockInfo) -> Packed | None:
         raise CorruptBlockError("damaged")
 
 

@@ -1,0 +1,37 @@
+"""What the end of a prompt attends to (SnapKV, Li et al. 2024)."""
+
+from __future__ import annotations
+
+import torch
+
+from semshare_agents.model.rows import RowPass
+
+
+class TailWatch:
+    """Sums up the attention of a pass's last rows; give it to a forward as `watch`.
+
+    Args:
+        first: Position from which on rows are watched.
+    """
+
+    def __init__(self, first: int):
+        self._first = first
+        self.layers: dict[int, torch.Tensor] = {}
+        """For each layer, the mean attention that each key of each KV head gets, `(kv_heads, keys)`."""
+
+    def __call__(self, row_pass: RowPass, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
+        """See `semshare_agents.model.rows.Watch`."""
+        count = int((row_pass.rows >= self._first).sum())
+        if not count:
+            return
+        keys = int(row_pass.rows[-1]) + 1
+        heads, dim = key.shape[1], query.shape[-1]
+        q = query[0, :, -count:].reshape(heads, -1, dim).float()
+        scores = q @ key[0, :, :keys].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
+        where = row_pass.where[-count:].repeat(q.shape[1] // count)
+        scores.masked_fill_(torch.arange(keys, device=key.device)[None] > where[:, None], float("-inf"))
+        self.layers[row_pass.layer] = scores.softmax(-1).mean(1)
+
+    def attention(self) -> torch.Tensor:
+        """Attention of all layers, `(layers, kv_heads, keys)`."""
+        return torch.stack([self.layers[layer] for layer in sorted(self.layers)])
