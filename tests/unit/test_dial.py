@@ -1,0 +1,177 @@
+"""The drift predictor, the dial and the second pass's choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.reuse.dial import plan_within
+from semshare_agents.reuse.drift import (
+    COVERAGE,
+    DEFAULTS,
+    FEATURES,
+    Calibration,
+    calibration_for,
+    calibration_path,
+    features,
+    fit,
+    read,
+    save,
+)
+from semshare_agents.reuse.look import gathering, look_at_moved, seen_rows, unseen_tokens, viewers
+from semshare_agents.reuse.plan import PlanSettings, cold_plan
+from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan
+
+SETTINGS = PlanSettings(head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, min_gain=1.0)
+
+
+def donor(turn_id: int, tokens: int, depth: int = 0, first: int = 0) -> Donor:
+    ids = np.arange(first, first + tokens)
+    return Donor(turn_id, ids, (BlockRef(f"k{turn_id}", 0, tokens, tokens),), tokens, depth)
+
+
+def swapped() -> Alignment:
+    """10 exact tokens, then the donor's second half before its first, then 20 new tokens."""
+    base = Alignment.empty(230)
+    kind, who, source = base.kind, base.donor, base.source
+    kind[:10], who[:10], source[:10] = Kind.EXACT, 0, np.arange(10)
+    kind[10:210], who[10:210] = Kind.MOVED, 0
+    source[10:110], source[110:210] = np.arange(110, 210), np.arange(10, 110)
+    return replace(base, donors=(donor(1, 210),))
+
+
+def test_only_text_that_follows_unknown_text_lacks_something() -> None:
+    alignment = swapped()
+    assert unseen_tokens(alignment, 10) == 0
+    assert unseen_tokens(alignment, 110) == 100
+    look = look_at_moved(alignment, 0.5, np.arange(110, 120))
+    assert look is not None
+    assert look.rows == 50
+    assert look.candidates.tolist() == list(range(120, 210))
+    assert look_at_moved(alignment, 0.01, np.arange(0)) is None
+
+
+def test_the_second_pass_takes_what_was_looked_at() -> None:
+    attention = np.zeros(20, np.float32)
+    attention[[3, 7, 11]] = 1.0, 3.0, 2.0
+    even = Look(np.arange(2, 12), np.ones(10, np.float32), 2)
+    assert seen_rows([even], attention).tolist() == [7, 11]
+    heavy = replace(even, weight=np.where(np.arange(2, 12) == 3, 9.0, 1.0).astype(np.float32))
+    assert seen_rows([heavy], attention).tolist() == [3, 7]
+    assert seen_rows([even, heavy], attention).tolist() == [3, 7, 11]
+    assert not len(seen_rows([], attention))
+
+
+def test_viewers_are_the_unbroken_end() -> None:
+    assert viewers(np.array([0, 1, 5, 8, 9]), 10) == 2
+    assert viewers(np.arange(100), 100) == 32
+    layers = torch.zeros(6, 1, 3)
+    layers[3, 0, 1] = 1.0
+    layers[5, 0, 2] = 1.0
+    assert gathering(layers).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_features_count_what_is_not_computed() -> None:
+    alignment = swapped()
+    plan = Plan(np.arange(210, 230), cold=False)
+    found = dict(zip(FEATURES, features(alignment, plan).tolist(), strict=True))
+    assert found["moved"] == pytest.approx(200 / 230)
+    assert found["unseen"] == pytest.approx(100 / 230)
+    assert found["semantic"] == found["distance"] == found["inherited"] == 0
+    all_rows = features(alignment, Plan(np.arange(230), cold=True))
+    assert not all_rows.any()
+    drifted = replace(alignment, donors=(donor(1, 210, depth=2),))
+    assert features(drifted, plan)[FEATURES.index("inherited")] == pytest.approx(200 / 230)
+    looked = replace(plan, looks=(Look(np.arange(110, 210), np.ones(100, np.float32), 50),))
+    assert features(alignment, looked)[FEATURES.index("unseen")] == pytest.approx(50 / 230)
+
+
+def synthetic(turns: int, noise: float) -> tuple[list[Floats], list[float], Floats]:
+    rng = np.random.default_rng(3)
+    true = np.array([0.01, 0.05, 0.3, 0.6, 0.02])
+    x = [rng.random(5).astype(np.float32) * (rng.random(5) < 0.6) for _ in range(turns)]
+    x = [v if v.any() else v + np.float32(0.1) for v in x]
+    return x, [float(v @ true * np.exp(noise * rng.normal())) for v in x], true
+
+
+def test_a_fit_finds_the_weights_and_keeps_its_margin() -> None:
+    x, kl, true = synthetic(300, 0.3)
+    found = fit("m", x, kl)
+    assert np.abs(np.log(np.asarray(found.weights) / true)).max() < 0.35
+    within = np.mean([k <= found.bound_kl(v) for v, k in zip(x, kl, strict=True)])
+    assert within == pytest.approx(COVERAGE, abs=0.01)
+    exact = fit("m", *synthetic(300, 0.0)[:2])
+    assert exact.margin < 1.1 < found.margin
+
+
+def test_calibrations_are_kept_and_checked(tmp_path: Path) -> None:
+    path = calibration_path(tmp_path, "a" * 64)
+    assert calibration_for(tmp_path, "a" * 64) is DEFAULTS
+    mine = Calibration("a" * 64, (1.0, 2.0, 3.0, 4.0, 5.0), 2.5, 40)
+    save(mine, path)
+    assert calibration_for(tmp_path, "a" * 64) == mine
+    with pytest.raises(CalibrationError, match="another model"):
+        read(path, "b" * 64)
+    broken: list[Callable[[dict[str, Any]], Any]] = [
+        lambda raw: {**raw, "format": 99},
+        lambda raw: {**raw, "weights": [1.0]},
+        lambda raw: {k: v for k, v in raw.items() if k != "margin"},
+        lambda raw: [],
+    ]
+    for damage in broken:
+        path.write_text(json.dumps(damage(json.loads(json.dumps({"format": 1, **vars(mine)})))))
+        with pytest.raises(CalibrationError):
+            read(path, "a" * 64)
+    with pytest.raises(CalibrationError, match="too few"):
+        fit("m", *synthetic(5, 0.0)[:2])
+
+
+@pytest.mark.parametrize("value", ["", "sharp", 0, -1.0, "nan", "inf", None, [], "0"])
+def test_wrong_fidelities_are_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="fidelity must be"):
+        Fidelity.parse(value)
+
+
+def test_fidelities_are_words_or_numbers() -> None:
+    assert Fidelity.parse("fast").target_kl is None
+    assert Fidelity.parse("strict").target_kl < Fidelity.parse("balanced").target_kl  # type: ignore[operator]
+    assert Fidelity.parse("0.05") == Fidelity.parse(0.05) == Fidelity("", 0.05)
+    assert [Fidelity.parse(v).like for v in ("strict", 0.001, 0.3, "fast")] == ["strict", "strict", "balanced", "fast"]
+
+
+def test_the_dial_spends_no_more_than_it_must() -> None:
+    tried: list[PlanSettings] = []
+
+    def plan_of(settings: PlanSettings) -> Plan:
+        tried.append(settings)
+        drift = 0.4 * (1 - settings.semantic_share) + 0.04 * (1 - settings.look_share)
+        return Plan(np.arange(10), cold=False, drift_kl=drift, predicted_cold_seconds=3.0)
+
+    assert plan_within(Fidelity.parse("fast"), SETTINGS, plan_of).drift_kl > 0.4
+    assert len(tried) == 1
+    spent = []
+    for target in (0.5, 0.3, 0.1, 0.039):
+        tried.clear()
+        assert plan_within(Fidelity.parse(target), SETTINGS, plan_of).drift_kl <= target
+        *refused, taken = list(tried)
+        assert all(plan_of(settings).drift_kl > target for settings in refused)
+        spent.append((taken.semantic_share, taken.look_share))
+    assert spent == sorted(set(spent))
+    cold = plan_within(Fidelity.parse(0.001), SETTINGS, plan_of)
+    assert cold.cold
+    assert cold.predicted_seconds == 3.0
+    assert "a mean KL of 0.001 allows" in cold.reason
+    assert len(cold.rows) == 10
+
+
+def test_a_cold_plan_ends_the_search() -> None:
+    plan = plan_within(Fidelity.parse("strict"), SETTINGS, lambda _: cold_plan(7, "too dear", 1.0))
+    assert plan.reason == "too dear"
