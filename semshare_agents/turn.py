@@ -109,11 +109,15 @@ class Answer:
         tokens: Generated token ids so far.
         text: Text so far, without what may be a stop string.
         finish_reason: `stop` or `length`, empty while it grows.
+        watched_tokens: Of how many first tokens the logits are kept.
+        logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
     """
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = ""
+    watched_tokens: int = 0
+    logits: list[torch.Tensor] = field(default_factory=list)
 
 
 class Clock:
@@ -367,6 +371,8 @@ class Turns:
         self, run: Run, sampler: Sampler, text: TextStream, logits: torch.Tensor, answer: Answer, room_tokens: int
     ) -> tuple[str, torch.Tensor | None]:
         """Draw one token and, unless it is the last, compute its row."""
+        if len(answer.logits) < answer.watched_tokens:
+            answer.logits.append(logits.float().cpu())
         token = sampler.next(logits)
         answer.tokens.append(token)
         if token in self.model.end_tokens:
