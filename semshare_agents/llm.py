@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError
 from semshare_agents.evict import make_policy
+from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.registry import Registry
@@ -50,6 +51,7 @@ class SemShareLLM:
         self._background: set[asyncio.Task[None]] = set()
         self._turns: Turns | None = None
         self._repairer: Repairer | None = None
+        self._guard: Guard | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
 
@@ -127,7 +129,17 @@ class SemShareLLM:
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)
+        self._guard = Guard(
+            self._turns,
+            GuardSettings(settings.guard_share, settings.guard_kl, settings.guard_window, settings.guard_probe_turns),
+            self._repaired,
+            settings.guard_seed,
+        )
         return self
+
+    async def _repaired(self) -> None:
+        if self._repairer is not None:
+            await self._repairer.settle()
 
     def _load(self) -> LoadedModel:
         import torch
@@ -174,6 +186,8 @@ class SemShareLLM:
         self._closed = True
         if self._repairer is not None:
             await self._repairer.aclose()
+        if self._guard is not None:
+            await self._guard.aclose()
         await self.flush()
         if self._turns is not None:
             await self._turns.registry.close()
@@ -188,9 +202,10 @@ class SemShareLLM:
             await asyncio.wait(self._background)
 
     async def settle(self) -> None:
-        """Wait until approximate turns are repaired (with `repair_idle`) and everything stored is on disk."""
-        if self._repairer is not None:
-            await self._repairer.settle()
+        """Wait until approximate turns are repaired and sampled ones measured, and everything stored is on disk."""
+        await self._repaired()
+        if self._guard is not None:
+            await self._guard.settle()
         await self.flush()
 
     @property
@@ -244,8 +259,11 @@ class SemShareLLM:
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
         """
         turns, request = self.turns, self._request(messages, options)
-        prefilled = await turns.prefill(request)
-        answer = Answer()
+        guard = self._guard
+        assert guard is not None
+        admitted = await guard.admit(request)
+        prefilled = await turns.prefill(admitted.request)
+        answer = guard.watched(admitted, prefilled)
         try:
             async with aclosing(turns.generate(prefilled, answer)) as texts:
                 async for text in texts:
@@ -267,6 +285,8 @@ class SemShareLLM:
         task.add_done_callback(self._background.discard)
         if self._repairer is not None and stored.repairable:
             self._repairer.add(Job(prefilled.scope, stored.turn_id))
+        if self._guard is not None and answer.logits:
+            self._guard.add(prefilled, answer, stored.turn_id)
         return stored.turn_id
 
     @staticmethod

@@ -95,6 +95,13 @@ def _unbroken(blocks: Sequence[NewBlock], tokens: int) -> bool:
 
 async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
     """Write a stored turn's new blocks to disk, then let every process see them; retire the blocks they replace."""
+    async with turns.writing:
+        replaced = await _write_files(turns, fingerprint, stored)
+    await retire(turns, replaced)
+
+
+async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:
+    """Returns the keys of replaced blocks."""
     if turns.tiers.durable is not None and stored.unwritten:
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
             written, lost = await asyncio.to_thread(_write, turns, fingerprint, stored)
@@ -103,15 +110,16 @@ async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
     nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
     await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
-    replaced = [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
-    await retire(turns, replaced)
+    return [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
 
 
 async def retire(turns: Turns, keys: Sequence[str]) -> None:
     """Delete KV that no row names any more, once the calls that may still have found it are over."""
     if keys:
         await turns.idle.drained()
-        await asyncio.to_thread(turns.tiers.forget, keys)
+        # A file that is still being written would outlive its row.
+        async with turns.writing:
+            await asyncio.to_thread(turns.tiers.forget, keys)
 
 
 def _write(turns: Turns, fingerprint: str, stored: Stored) -> tuple[list[str], list[str]]:

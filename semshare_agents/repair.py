@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from semshare_agents.values import Ints, Kind, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CHUNK_ROWS = 64
 MOST_WAITING = 64
 
@@ -37,6 +41,32 @@ class Job:
 
     scope: Scope
     turn_id: int
+
+
+async def load_exact(turns: Turns, scope: Scope, tokens: Ints, run: RowRun) -> None:
+    """Let a run begin where stored exact KV of `tokens`, shape `(tokens,)`, ends; other turns may have brought some."""
+    found = await find(turns.registry, scope, tokens, turns.block_tokens, Reuse.EXACT, len(tokens))
+    alignment = align(tokens, found, len(tokens))
+    parts = await asyncio.to_thread(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
+    wanted = infos(parts, scope.fingerprint)
+    with turns.tiers.leases.hold([i.key for i in wanted]):
+        loaded = await asyncio.to_thread(turns.tiers.load, wanted)
+        missing = [int(p.target[0]) for p in parts if p.block.key in loaded.missing]
+        exact = min([found.exact_tokens, *missing])
+        usable = [p for p in parts if p.target[-1] < exact]
+        await asyncio.to_thread(assemble, run.buffer, usable, loaded.kv, alignment, None)
+    run.continue_from(tokens, exact)
+
+
+async def when_idle(turns: Turns, run: RowRun, wanted: Callable[[], bool], work: Callable[[], T]) -> T | None:
+    """Compute with a run once nobody waits for the model; None where it is no longer wanted or a call ended it."""
+    await turns.idle.quiet()
+    if not wanted():
+        return None
+    run.stop.clear()
+    with turns.idle.background(run.stop), suppress(ForwardStopped):
+        return await asyncio.get_running_loop().run_in_executor(turns.compute, work)
+    return None
 
 
 class Repairer:
@@ -100,7 +130,7 @@ class Repairer:
         run = RowRun(turns.model.support.rows, turns.pool, len(tokens))
         self._run = run
         try:
-            await self._load_exact(job.scope, tokens, run)
+            await load_exact(turns, job.scope, tokens, run)
             while run.exact < run.length and not self._interrupted():
                 await self._chunk(run)
             await self._save(job, tokens, frontier, run)
@@ -109,29 +139,8 @@ class Repairer:
             self._run = None
             run.close()
 
-    async def _load_exact(self, scope: Scope, tokens: Ints, run: RowRun) -> None:
-        """Begin where stored exact KV ends; other turns may have brought some since."""
-        turns = self._turns
-        found = await find(turns.registry, scope, tokens, turns.block_tokens, Reuse.EXACT, len(tokens))
-        alignment = align(tokens, found, len(tokens))
-        parts = await asyncio.to_thread(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
-        wanted = infos(parts, scope.fingerprint)
-        with turns.tiers.leases.hold([i.key for i in wanted]):
-            loaded = await asyncio.to_thread(turns.tiers.load, wanted)
-            missing = [int(p.target[0]) for p in parts if p.block.key in loaded.missing]
-            exact = min([found.exact_tokens, *missing])
-            usable = [p for p in parts if p.target[-1] < exact]
-            await asyncio.to_thread(assemble, run.buffer, usable, loaded.kv, alignment, None)
-        run.continue_from(tokens, exact)
-
     async def _chunk(self, run: RowRun) -> None:
-        turns = self._turns
-        await turns.idle.quiet()
-        if self._interrupted():
-            return
-        run.stop.clear()
-        with turns.idle.background(run.stop), suppress(ForwardStopped):
-            await asyncio.get_running_loop().run_in_executor(turns.compute, run.repair, CHUNK_ROWS)
+        await when_idle(self._turns, run, lambda: not self._interrupted(), lambda: run.repair(CHUNK_ROWS))
 
     async def _save(self, job: Job, tokens: Ints, frontier: int, run: RowRun) -> None:
         """Store whole blocks between the turn's frontier and the one reached now."""

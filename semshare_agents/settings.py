@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     repair_slowdown: float = Field(0.1, ge=0.0, description="share of a decoding step's time spent on repair")
     repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by repair_slowdown")
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
+    guard_share: Share = Field(0.0, description="share of approximate turns measured against a cold run; 0: no guard")
+    guard_kl: float = Field(0.05, gt=0.0, description="budget: mean KL of a window of samples, in nats")
+    guard_window: int = Field(8, ge=1, description="samples of one kind of reuse whose mean is held to the budget")
+    guard_probe_turns: int = Field(8, ge=1, description="of so many narrowed turns the last is let through as a probe")
+    guard_seed: int | None = Field(None, description="seed of the guard's draws; default: a new one each time")
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
     max_new_tokens: int = Field(512, gt=0, description="longest answer of calls that do not say")
 

@@ -119,11 +119,15 @@ class Answer:
         tokens: Generated token ids so far.
         text: Text so far, without what may be a stop string.
         finish_reason: `stop` or `length`, empty while it grows.
+        watched_tokens: Of how many first tokens the logits are kept.
+        logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
     """
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = ""
+    watched_tokens: int = 0
+    logits: list[torch.Tensor] = field(default_factory=list)
 
 
 class Clock:
@@ -177,6 +181,7 @@ class Turns:
         compute: The one thread on which the model runs.
         repair: How much repair decoding carries.
         idle: Knows when nobody waits for the model.
+        writing: Held while files of a turn are written or deleted; turns take it in their order.
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
         fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
@@ -194,6 +199,7 @@ class Turns:
     compute: Executor
     repair: RepairRate
     idle: Idle = field(default_factory=Idle)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
     fact_guard: str = "auto"
@@ -411,6 +417,8 @@ class Turns:
         self, run: Run, sampler: Sampler, text: TextStream, logits: torch.Tensor, answer: Answer, room_tokens: int
     ) -> tuple[str, torch.Tensor | None]:
         """Draw one token and, unless it is the last, compute its row."""
+        if len(answer.logits) < answer.watched_tokens:
+            answer.logits.append(logits.float().cpu())
         token = sampler.next(logits)
         answer.tokens.append(token)
         if token in self.model.end_tokens:

@@ -1,4 +1,4 @@
-"""How far one run of a model drifts from another."""
+"""How close an answer with reuse is to the cold one: its text, and its logits along a given continuation."""
 
 from __future__ import annotations
 
@@ -6,23 +6,10 @@ import numpy as np
 import torch
 
 from semshare_agents.model.run import RowRun, Run
+from semshare_agents.observe.drift import agreement, kl_mean
 from semshare_agents.values import Ints
 
-
-def kl_mean(cold: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean Kullback-Leibler divergence of cold to other, in nats.
-
-    Args:
-        cold: Logits `(tokens, vocabulary)`.
-        other: Logits of the same tokens, `(tokens, vocabulary)`.
-    """
-    p, q = cold.double().log_softmax(-1), other.double().log_softmax(-1)
-    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
-
-
-def agreement(cold: torch.Tensor, other: torch.Tensor) -> float:
-    """Share of tokens at which both find the same token likeliest; shapes as in `kl_mean`."""
-    return float((cold.argmax(-1) == other.argmax(-1)).float().mean())
+__all__ = ["agreement", "forced_logits", "kl_mean", "rouge_l"]
 
 
 def rouge_l(text: str, reference: str) -> float:

@@ -248,6 +248,39 @@ def _retention_table(summary: list[dict[str, Any]]) -> Table:
     return table
 
 
+@app.command()
+def repair(
+    file: Annotated[Path, typer.Argument(help="Pairs, one JSON object a line.")],
+    kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
+    rates: Annotated[str, typer.Option(help="Rows repaired with each step; 0 is always measured.")] = "0,8,16,32,64",
+    tokens: TokensOption = 64,
+    reuse: ReuseOption = "semantic",
+    model: ModelOption = None,
+    home: HomeOption = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Decode along each target's cold answer while steps repair the prompt, and see the drift die out."""
+    quiet_libraries()
+    from semshare_agents.bench.pairs import read_pairs
+    from semshare_agents.bench.repair import RepairOptions, parse_rates, run_repair
+
+    options = RepairOptions(parse_rates(rates), tokens, Reuse.parse(reuse))
+    chosen = read_pairs(file, kind or (), limit)
+    settings = settings_of(model, home, repair_idle=False)
+    loaded = load_model(settings)
+    with progress_bar() as bar:
+        task = bar.add_task("pairs", total=len(chosen))
+
+        def done(row: dict[str, Any]) -> None:
+            bar.advance(task)
+            bar.console.print(f"{row['id']:<28} {row['kind']:<20} {row['n_tokens']:>5} tokens  {row['class']}")
+
+        result = asyncio.run(run_repair(chosen, loaded, settings, options, done))
+    console.print(_repair_table(result["summary"]))
+    _write(result, json_out, {"command": "repair", "reuse": reuse, "rates": options.rates, "tokens": tokens})
+
+
 def _tier(word: str) -> str:
     if word not in ("memory", "disk"):
         raise ConfigurationError(f"tier must be memory or disk; got {word!r}")
@@ -317,6 +350,27 @@ def _facts_line(kind: str, facts: dict[str, int]) -> str:
         f"{kind}: {facts['stale']} of {facts['pairs']} reuse answers state an old fact that the cold one does not; "
         f"of {facts['fresh_cold']} new facts in cold answers {facts['fresh_lost']} are lost"
     )
+
+
+def _repair_table(summary: dict[str, Any]) -> Table:
+    buckets = list(dict.fromkeys(name for figures in summary["rates"] for name in figures["kl"]))
+    table = Table(
+        title="mean KL to cold by token of the answer (pairs), medians of speed",
+        caption=f"{summary['pairs']} pairs, {summary['cold']} of them ran cold and are left out",
+    )
+    for name in ("rows a step", *buckets, "tokens/s", "to rate 0", "exact up to"):
+        table.add_column(name, justify="right")
+    for figures in summary["rates"]:
+        kl = (f"{figures['kl'][b]['mean']:.4f} ({figures['kl'][b]['pairs']})" for b in buckets)
+        speed, ratio = figures["tokens_per_second"], figures["speed_ratio"]
+        table.add_row(
+            str(figures["rate"]),
+            *kl,
+            "-" if speed is None else f"{speed:.1f}",
+            "-" if ratio is None else f"{ratio:.2f}",
+            f"{figures['exact_share']:.0%}",
+        )
+    return table
 
 
 def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:

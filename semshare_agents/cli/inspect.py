@@ -73,7 +73,11 @@ def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
-    for table in (_classes_table(figures["turns"]), _events_table(figures["tokens_by_event"]), _memory_table(figures)):
+    tables = [_classes_table(figures["turns"]), _events_table(figures["tokens_by_event"]), _memory_table(figures)]
+    guard = figures["guard"]
+    tables += [_drift_table(guard["samples"])] if guard["samples"] else []
+    tables += [_limits_table(guard["limits"])] if guard["limits"] else []
+    for table in tables:
         console.print(table)
 
 
@@ -129,7 +133,7 @@ async def _turns(settings: Settings, limit: int) -> list[Any]:
 
 async def _stats(settings: Settings) -> dict[str, Any]:
     async with _registry(settings) as registry:
-        figures = await registry.statistics()
+        figures = {**await registry.statistics(), "guard": await registry.guard_statistics()}
     files, size = await asyncio.to_thread(_disk_use, settings.kv_dir)
     tier = {"folder": str(settings.kv_dir), "files": files, "bytes": size, "budget_bytes": settings.disk_bytes}
     return {**figures, "disk": tier}
@@ -244,6 +248,26 @@ def _memory_table(figures: dict[str, Any]) -> Table:
     budget = f"{disk['budget_bytes'] / MIB:,.0f} MiB"
     table.add_row("files on disk", f"{disk['files']:,} ({disk['bytes'] / MIB:,.1f} MiB of {budget})")
     table.add_row("folder", disk["folder"])
+    return table
+
+
+def _drift_table(samples: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="guard: sampled turns against cold runs", title_justify="left")
+    table.add_column("class")
+    for name in ("samples", "mean KL", "agreement"):
+        table.add_column(name, justify="right")
+    for name, row in samples.items():
+        table.add_row(name, f"{row['samples']:,}", f"{row['kl_mean']:.4f}", f"{row['agreement']:.3f}")
+    return table
+
+
+def _limits_table(limits: list[dict[str, Any]]) -> Table:
+    table = Table(title="guard: what is narrowed", title_justify="left")
+    for name in ("tenant", "session", "reuse up to", "since", "why"):
+        table.add_column(name, overflow="fold")
+    for row in limits:
+        since = datetime.fromtimestamp(row["since"]).strftime("%d %b %H:%M")
+        table.add_row(row["tenant"], row["session"] or "all", row["reuse"], since, row["reason"])
     return table
 
 

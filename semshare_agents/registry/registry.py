@@ -21,6 +21,7 @@ from semshare_agents.errors import RegistryError, RegistryUnavailableError, Sche
 from semshare_agents.match.spans import Hit
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, make_engine
+from semshare_agents.registry.guarding import GuardQueries
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
@@ -85,7 +86,7 @@ class NewTurn:
     superseded: int | None = None
 
 
-class Registry:
+class Registry(GuardQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.

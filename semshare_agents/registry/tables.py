@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -135,4 +135,35 @@ events = Table(
     Column("detail", Text, nullable=False),
     Index("events_by_turn", "turn_id"),
 )
-"""`kind` is exact, moved, semantic, cold, miss, evict or repair."""
+"""`kind` is exact, moved, semantic, cold, miss, evict, repair, narrow or widen."""
+
+guard_samples = Table(
+    "guard_samples",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("turn_id", BigInteger, nullable=False),
+    Column("scope_id", ForeignKey("scopes.id"), nullable=False),
+    Column("session_id", ForeignKey("sessions.id")),
+    Column("reuse_class", String(16), nullable=False),
+    Column("kl", Float, nullable=False),
+    Column("agreement", Float, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("guard_samples_by_scope", "scope_id", "reuse_class", "id"),
+    Index("guard_samples_by_session", "session_id", "reuse_class", "id"),
+)
+"""How far sampled turns drifted from cold runs of them, in nats over their first answer tokens."""
+
+guard_limits = Table(
+    "guard_limits",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("scope_id", ForeignKey("scopes.id"), nullable=False),
+    Column("session_id", ForeignKey("sessions.id")),
+    Column("reuse", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    Index("guard_limits_by_scope", "scope_id"),
+)
+"""The loosest reuse that the guard allows; without a session it is the whole tenant's. `semantic` limits nothing: the
+row then says since when samples count again."""

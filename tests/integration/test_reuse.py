@@ -329,3 +329,17 @@ async def test_prompts_are_what_the_template_says(open_llm: OpenLLM) -> None:
     text = llm.turns.model.tokenizer.decode(prompt)
     assert text == "<|im_start|>system\na<|im_end|>\n<|im_start|>user\nbc<|im_end|>\n<|im_start|>assistant\n"
     assert (await ask(llm, messages)).usage.prompt_tokens == len(prompt)
+
+
+@pytest.mark.parametrize("codec", ["int8", "k5v4"])
+async def test_a_packed_memory_serves_turns_and_never_another_codecs(open_llm: OpenLLM, codec: str) -> None:
+    first = [system("be brief"), user(" ".join(STORY[:3]))]
+    packed = await open_llm(kv_codec=codec, disk_bytes=0)
+    raw = await open_llm()
+    for llm in (packed, raw):
+        one = await ask(llm, first)
+        assert one.report.reuse_class == "cold"
+        follow = [*first, assistant(one.text), user(STORY[4])]
+        assert (await ask(llm, follow)).report.reuse_class == "exact"
+        assert (await ask(llm, [system("be long winded"), *first[1:]])).report.reuse_class == "moved"
+    assert packed.turns.tiers.tiers[0].used_bytes < 0.4 * raw.turns.tiers.tiers[0].used_bytes

@@ -1,0 +1,309 @@
+"""Guard: a sample of approximate turns is measured against cold runs, and who drifts too far is narrowed.
+
+Whether a turn is sampled is drawn before it answers, so that the logits it answers from can be kept. While nobody waits
+for the model the same tokens are computed cold; the mean KL of cold to reuse is the turn's drift. Each class of reuse
+has a window of drift for each session and each tenant. Where the window of `semantic` leaves the budget, `moved` is the
+loosest reuse from then on; where that of `moved` does, `exact` is. Of the turns that are narrowed, one in so many is
+let through as a probe and always measured; once a window of probes is well within the budget, the limit is widened.
+
+Limits and samples are in the registry and read once; what another process learns meanwhile counts after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import numpy as np
+import torch
+
+from semshare_agents.errors import SemShareError
+from semshare_agents.model.run import RowRun
+from semshare_agents.observe.drift import agreement, kl_mean
+from semshare_agents.registry import DriftSample, Limit
+from semshare_agents.repair import CHUNK_ROWS, load_exact, when_idle
+from semshare_agents.turn import Answer, Prefilled, Request, Turns
+from semshare_agents.values import Ints, Reuse, Scope
+
+log = logging.getLogger(__name__)
+
+WATCHED_TOKENS = 32
+MOST_WAITING = 8
+"""Each waiting turn holds `WATCHED_TOKENS` rows of logits, 6 MiB at a vocabulary of 49k."""
+RECOVERED = 0.5
+"""Probes must be this far within the budget, so that a limit does not come and go."""
+STRICTER = {Reuse.SEMANTIC: Reuse.MOVED, Reuse.MOVED: Reuse.EXACT}
+WIDER = {stricter: word for word, stricter in STRICTER.items()}
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """How the guard judges.
+
+    Attributes:
+        share: Share of approximate turns that are measured; 0 for no guard at all.
+        budget: Mean KL of a window, in nats.
+        window: Samples of a window.
+        probe_turns: Of so many narrowed turns the last is a probe.
+    """
+
+    share: float
+    budget: float
+    window: int
+    probe_turns: int
+
+
+@dataclass
+class Watch:
+    """What the guard knows of a tenant or a session.
+
+    Attributes:
+        limit: The loosest reuse allowed.
+        refused: Turns narrowed since the last probe.
+        windows: KL of the newest samples since the limit came about, by class; read when first needed.
+    """
+
+    limit: Limit = field(default_factory=Limit)
+    refused: int = 0
+    windows: dict[Reuse, deque[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request as the guard lets it through.
+
+    Attributes:
+        request: Narrowed where it has to be.
+        note: Why, for the report; empty where nothing changed.
+        probed: Whose probe it is.
+    """
+
+    request: Request
+    note: str = ""
+    probed: tuple[Watch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sampled turn.
+
+    Attributes:
+        scope: Tenant and model.
+        session: Session name; None for stateless calls.
+        turn_id: The turn.
+        reuse: The loosest reuse that it used.
+        tokens: The prompt and the answer up to the last token compared, shape `(tokens,)`.
+        logits: What its first answer tokens were drawn from, `(compared, vocabulary)`.
+    """
+
+    scope: Scope
+    session: str | None
+    turn_id: int
+    reuse: Reuse
+    tokens: Ints
+    logits: torch.Tensor
+
+
+class Guard:
+    """Samples, measures and narrows; all methods belong on the event loop's thread.
+
+    Args:
+        turns: The stages and what they need.
+        settings: How it judges.
+        repaired: Waits for repair, which leaves behind most of what a cold run needs.
+        seed: Of the draws; None for a new one.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        settings: GuardSettings,
+        repaired: Callable[[], Awaitable[None]],
+        seed: int | None = None,
+    ):
+        self._turns = turns
+        self._settings = settings
+        self._repaired = repaired
+        self._random = Random(seed)
+        self._watches: dict[int, dict[str | None, Watch]] = {}
+        self._waiting: deque[Job] = deque(maxlen=MOST_WAITING)
+        self._task: asyncio.Task[None] | None = None
+        self._run: RowRun | None = None
+        self._closing = False
+
+    # --- before and during a turn
+
+    async def admit(self, request: Request) -> Admitted:
+        """Hold a request to the limits of its tenant and session."""
+        if not self._settings.share:
+            return Admitted(request)
+        model = self._turns.model
+        scope = await self._turns.registry.scope(request.tenant, self._turns.kv_fingerprint, model.name)
+        watches = await self._watches_of(scope)
+        word, note, probed = request.reuse, "", []
+        for whose in {None: "tenant", request.session: "session"} if request.session else {None: "tenant"}:
+            watch = watches.get(whose)
+            if watch is None or watch.limit.reuse.allows(request.reuse):
+                continue
+            allowed = watch.limit.reuse
+            if request.store and watch.refused + 1 >= self._settings.probe_turns:
+                allowed, watch.refused = WIDER[allowed], 0
+                probed.append(watch)
+                reason = f"allowed {allowed} as a probe of the guard: {watch.limit.reason}"
+            else:
+                watch.refused += 1
+                reason = f"narrowed to {allowed} by the guard: {watch.limit.reason}"
+            if word.allows(allowed):
+                word, note = allowed, reason
+        return Admitted(replace(request, reuse=word), note, tuple(probed))
+
+    def watched(self, admitted: Admitted, prefilled: Prefilled) -> Answer:
+        """An empty answer, which keeps its logits where the turn is sampled; the report says what was narrowed."""
+        report = prefilled.report
+        reason = "; ".join(filter(None, (admitted.note, report.reason)))
+        prefilled.report = replace(report, reason=reason)
+        approximate = report.reuse_class in STRICTER
+        probe = False
+        for watch in admitted.probed:
+            if approximate and not watch.limit.reuse.allows(Reuse(report.reuse_class)):
+                probe = True
+            else:
+                # It used nothing that is in question: the next turn is the probe.
+                watch.refused = self._settings.probe_turns - 1
+        chosen = approximate and prefilled.request.store and (probe or self._random.random() < self._settings.share)
+        return Answer(watched_tokens=WATCHED_TOKENS if chosen else 0)
+
+    async def _watches_of(self, scope: Scope) -> dict[str | None, Watch]:
+        if scope.id not in self._watches:
+            limits = await self._turns.registry.limits(scope)
+            self._watches.setdefault(scope.id, {whose: Watch(limit) for whose, limit in limits.items()})
+        return self._watches[scope.id]
+
+    # --- after it
+
+    def add(self, prefilled: Prefilled, answer: Answer, turn_id: int) -> None:
+        """Measure a sampled turn when there is time; of too many that wait the oldest is given up."""
+        if self._closing:
+            return
+        answered = np.asarray(answer.tokens[: len(answer.logits) - 1], np.int64)
+        tokens = np.concatenate((prefilled.prompt, answered))
+        request, reuse = prefilled.request, Reuse(prefilled.report.reuse_class)
+        logits = torch.stack(answer.logits)
+        self._waiting.append(Job(prefilled.scope, request.session, turn_id, reuse, tokens, logits))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def settle(self) -> None:
+        """Wait until no turn waits to be measured."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def aclose(self) -> None:
+        """End the measurement under way and give up the rest."""
+        self._closing = True
+        self._waiting.clear()
+        if self._run is not None:
+            self._run.stop.set()
+        await self.settle()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._repaired()
+            if not self._waiting:
+                return
+            job = self._waiting.popleft()
+            try:
+                cold = await self._cold(job)
+                if cold is not None:
+                    await self._judge(job, await asyncio.to_thread(_compared, job, cold))
+            except SemShareError as e:
+                log.warning("turn %d is not measured: %s", job.turn_id, e)
+
+    async def _cold(self, job: Job) -> torch.Tensor | None:
+        """Logits of a cold run over a turn's answer, `(compared, vocabulary)`; None where the guard is closing."""
+        turns = self._turns
+        assert turns.model.support.rows is not None
+        assert turns.pool is not None
+        count, first = len(job.logits), len(job.tokens) - len(job.logits)
+        await turns.idle.quiet()
+        run = RowRun(turns.model.support.rows, turns.pool, len(job.tokens))
+        self._run = run
+        try:
+            await load_exact(turns, job.scope, job.tokens, run)
+            run.continue_from(job.tokens, min(run.exact, first))
+            rows = np.arange(first, len(job.tokens))
+            cold = None
+            while cold is None and self._wanted():
+                if run.exact < first:
+                    await when_idle(turns, run, self._wanted, lambda: run.repair(min(CHUNK_ROWS, first - run.exact)))
+                else:
+                    cold = await when_idle(turns, run, self._wanted, lambda: run.forward(job.tokens[rows], rows, count))
+            return cold
+        finally:
+            self._run = None
+            run.close()
+
+    def _wanted(self) -> bool:
+        return not self._closing
+
+    async def _judge(self, job: Job, sample: DriftSample) -> None:
+        """Record a sample and hold its tenant and session to the budget."""
+        await self._turns.registry.add_drift(job.scope, sample)
+        watches = await self._watches_of(job.scope)
+        for whose in dict.fromkeys((None, job.session)):
+            watch = watches.setdefault(whose, Watch())
+            window = await self._window(job.scope, whose, watch, job.reuse, sample.kl)
+            judged = judge(watch.limit.reuse, job.reuse, window, self._settings)
+            if judged is None:
+                continue
+            kind = "widen" if judged.allows(watch.limit.reuse) else "narrow"
+            reason = (
+                f"mean KL {sum(window) / len(window):.2g} over {len(window)} {job.reuse} "
+                f"sample{'s' if len(window) > 1 else ''}, budget {self._settings.budget:.2g}"
+            )
+            log.warning("%s %s to %s: %s", kind, whose or job.scope.tenant, judged, reason)
+            limit = Limit(judged, reason, time.time())
+            await self._turns.registry.set_limit(job.scope, whose, limit, kind, job.turn_id)
+            watch.limit, watch.refused = limit, 0
+            watch.windows.clear()
+
+    async def _window(self, scope: Scope, whose: str | None, watch: Watch, reuse: Reuse, newest: float) -> deque[float]:
+        """The window with the newest sample in it; after a restart the registry, which has it, gives all."""
+        if reuse in watch.windows:
+            watch.windows[reuse].append(newest)
+        else:
+            kept = await self._turns.registry.drift(scope, whose, str(reuse), watch.limit.since, self._settings.window)
+            watch.windows[reuse] = deque(kept, self._settings.window)
+        return watch.windows[reuse]
+
+
+def judge(limit: Reuse, reuse: Reuse, window: deque[float], settings: GuardSettings) -> Reuse | None:
+    """The limit that follows from a window of samples; None where it stays as it is.
+
+    A window that is not full yet narrows only what would leave the budget even if all samples to come were 0, and
+    widens nothing.
+
+    Args:
+        limit: The loosest reuse allowed so far.
+        reuse: The class of the samples.
+        window: Their KL, in nats.
+        settings: Budget and size of the window.
+    """
+    if limit.allows(reuse):
+        return STRICTER[reuse] if sum(window) > settings.budget * settings.window else None
+    if reuse is not WIDER[limit]:
+        return None
+    recovered = len(window) == settings.window and sum(window) <= RECOVERED * settings.budget * settings.window
+    return reuse if recovered else None
+
+
+def _compared(job: Job, cold: torch.Tensor) -> DriftSample:
+    cold = cold.float().cpu()
+    return DriftSample(
+        job.turn_id, str(job.reuse), kl_mean(cold, job.logits), agreement(cold, job.logits), len(job.logits)
+    )
