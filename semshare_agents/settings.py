@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     fact_guard: str = Field(
-        "strict", pattern="^(strict|balanced|fast|off)$", description="how much is computed where facts may differ"
+        "balanced", pattern="^(strict|balanced|fast|off)$", description="how much is computed where facts may differ"
     )
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
