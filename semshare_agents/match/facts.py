@@ -28,6 +28,8 @@ from semshare_agents.values import Alignment, Ints, Kind
 
 LIKE_WORDING = 0.5
 """Share of common words from which two passages are one passage edited rather than two that resemble each other."""
+SAME_WORDING = 0.8
+"""The same from which the order of facts is that of who did what to whom, and not that of a retelling."""
 RARE_SHARE = 0.06
 """A word is rare that is in no more than this share of the passages, or in two."""
 BRIDGE_TOKENS = 96
@@ -43,25 +45,29 @@ class FactGuard:
     """How much is computed for the sake of facts.
 
     Attributes:
-        wary: Whether like wording is changed by any other word, and loose wording by a negation on one side.
+        wary: Whether like wording is changed by any other word and any other order.
+        denials: Whether loose wording is changed by another count of negations, whatever is asked; for a question
+            that wants a yes or a no it always is.
         mention_share: Share of the prompt that passages which mention a changed one may take.
         question_share: Share of the prompt that passages which the question asks for may take.
         most_changed: Share of the prompt in changed passages above which semantic matches are refused.
     """
 
     wary: bool = True
+    denials: bool = True
     mention_share: float = 0.15
     question_share: float = 0.3
     most_changed: float = 0.6
 
 
 GUARDS: dict[str, FactGuard | None] = {
-    "strict": FactGuard(),
-    "balanced": FactGuard(wary=False, mention_share=0.1, question_share=0.2),
-    "fast": FactGuard(wary=False, mention_share=0.0, question_share=0.05),
+    "strict": FactGuard(most_changed=0.0),
+    "balanced": FactGuard(wary=False, denials=False, mention_share=0.1, question_share=0.2, most_changed=0.0),
+    "fast": FactGuard(wary=False, denials=False, mention_share=0.0, question_share=0.05),
     "off": None,
 }
-"""Protection by name, most first."""
+"""Protection by name, most first. `strict` and `balanced` refuse semantic matches as soon as one passage is changed:
+what follows an old fact knows it, and computing the passages that say so is not enough to keep every answer fresh."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,14 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
     if not reused.any() or _one_text(alignment):
         return Doubt(np.zeros(0, np.int64), 0.0)
     text = read(texts.of(prompt))
-    changed = _changed(prompt, text, alignment, texts, guard)
+    asked = text.passage(max(0, tokens - question_tokens))
+    question = text.inside(asked, len(text.starts) - 1)
+    changed = _changed(prompt, text, alignment, texts, replace(guard, denials=guard.denials or _yes_or_no(question)))
     semantic = bool((alignment.kind == Kind.SEMANTIC).any())
     for index in changed:
         mask[text.starts[index] : text.starts[index + 1]] = True
     share = float(mask.mean())
     if changed or semantic:
-        asked = text.passage(max(0, tokens - question_tokens))
         spread = _Spread(text, reused, mask)
         part = 1.0 if semantic else MOVED_PART
         weight = _weights(text)
@@ -122,7 +129,6 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
             mask[int(text.starts[asked]) :] = True
             about = {w.stem for i in changed for w in _topic(text.inside(i, i + 1)) if _is_rare(w.stem, weight)}
             spread.take(range(changed[0] + 1, asked), about, weight, part * guard.mention_share)
-        question = text.inside(asked, len(text.starts) - 1)
         wanted = {w.stem for w in _topic(question)}
         begin = 0 if semantic else changed[0]
         spread.take(range(begin, asked), wanted, weight, part * guard.question_share, _kind_asked(question))
@@ -150,20 +156,27 @@ def _changed(prompt: Ints, text: Text, alignment: Alignment, texts: TokenTexts, 
         place = _beside(alignment, a, b)
         if place is None:
             continue
-        donor, low, high = place
+        donor, low, high, surely_low, surely_high = place
         tokens = alignment.donors[donor].tokens
-        if high - low + 1 == b - a and np.array_equal(tokens[low : high + 1], prompt[a:b]):
+        if low >= 0 and high - low + 1 == b - a and np.array_equal(tokens[low : high + 1], prompt[a:b]):
             continue
         if donor not in others:
             others[donor] = read(texts.of(tokens))
+        other = others[donor]
+        low = max(low, int(other.starts[other.passage(surely_low)]))
+        high = min(high, int(other.starts[other.passage(surely_high) + 1]) - 1)
         loose = usual if (alignment.kind[a:b] == Kind.SEMANTIC).any() else None
-        if _differs(text.inside(index, index + 1), others[donor], low, high, guard, loose):
+        if _differs(text.inside(index, index + 1), other, low, high, guard, loose):
             changed.append(index)
     return changed
 
 
-def _beside(alignment: Alignment, a: int, b: int) -> tuple[int, int, int] | None:
-    """Donor and its first and last position beside the passage `[a, b)`; None where it is exact or wholly new."""
+def _beside(alignment: Alignment, a: int, b: int) -> tuple[int, int, int, int, int] | None:
+    """The donor text beside the passage `[a, b)`; None where the passage is exact or wholly new.
+
+    Returns:
+        The donor, the first and last position that may be beside the passage, the first and last that surely are.
+    """
     kinds = alignment.kind[a:b]
     if (kinds == Kind.EXACT).all():
         return None
@@ -178,15 +191,13 @@ def _beside(alignment: Alignment, a: int, b: int) -> tuple[int, int, int] | None
         slack = len(sources) // 10
         sources = sources[slack : len(sources) - slack]
     low, high = int(sources[0]), int(sources[-1])
-    # What precedes the first match and follows the last one in equal measure is beside it, too.
-    size = len(alignment.donors[donor].tokens)
-    low, high = max(0, low - int(mine[0] - a)), min(size - 1, high + int(b - 1 - mine[-1]))
     if high - low > 4 * (b - a) + BRIDGE_TOKENS:
         return None
-    return donor, low, high
+    # What precedes the first match and follows the last one in equal measure is beside it, too.
+    return donor, low - int(mine[0] - a), high + int(b - 1 - mine[-1]), low, high
 
 
-def _bridge(alignment: Alignment, a: int, b: int) -> tuple[int, int, int] | None:
+def _bridge(alignment: Alignment, a: int, b: int) -> tuple[int, int, int, int, int] | None:
     """What a donor has between the matches before and after an unmatched passage."""
     matched = alignment.kind != Kind.COMPUTED
     before, after = np.flatnonzero(matched[:a])[-1:], b + np.flatnonzero(matched[b:])[:1]
@@ -198,7 +209,7 @@ def _bridge(alignment: Alignment, a: int, b: int) -> tuple[int, int, int] | None
     if alignment.donor[i] != donor and not (alignment.kind[i] == Kind.EXACT and alignment.source[j] > i):
         return None
     low, high = int(alignment.source[i]) + 1, int(alignment.source[j]) - 1
-    return (donor, low, high) if 0 <= high - low < BRIDGE_TOKENS and high < len(tokens) else None
+    return (donor, low, high, low, high) if 0 <= high - low < BRIDGE_TOKENS and high < len(tokens) else None
 
 
 def _differs(mine: Sequence[Word], other: Text, low: int, high: int, guard: FactGuard, usual: set[str] | None) -> bool:
@@ -222,13 +233,15 @@ def _differs(mine: Sequence[Word], other: Text, low: int, high: int, guard: Fact
     if alike < LIKE_WORDING:
         if usual is None:
             return False
-        denied = guard.wary and _negations(mine) != _negations(near)
+        denied = guard.denials and _negations(mine) != _negations(near)
         told, were = ([w for w in words if w.hard and w.text not in usual] for words in (mine, near))
         return denied or _missing(told, wide) or _missing(were, mine)
     if _negations(mine) > _negations(wide) or _negations(near) > _negations(mine):
         return True
     told, were = ([w for w in words if w.fact or guard.wary] for words in (mine, near))
-    return _missing(told, wide) or _missing(were, mine) or _in_order(told, near) != _in_order(were, mine)
+    if _missing(told, wide) or _missing([w for w in were if w.hard or guard.wary], mine):
+        return True
+    return (guard.wary or alike >= SAME_WORDING) and _in_order(told, near) != _in_order(were, mine)
 
 
 def _usual(text: Text) -> set[str]:
@@ -279,7 +292,13 @@ def _is_rare(stem: str, weight: dict[str, float]) -> bool:
 
 
 COUNTED = frozenset({"many", "much", "long", "often", "far", "old", "big", "tall", "heavy", "cost", "percent", "1"})
+ASKING = frozenset({"who", "whom", "whose", "what", "which", "when", "where", "why", "how"})
 DATED = frozenset({"when", "day", "date", "month", "year", "week", "time"})
+
+
+def _yes_or_no(question: Sequence[Word]) -> bool:
+    """Whether a question wants a yes or a no: it has no question word."""
+    return not ASKING & {w.text for w in question}
 
 
 def _kind_asked(question: Sequence[Word]) -> str:

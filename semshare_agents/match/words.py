@@ -47,18 +47,18 @@ NEGATIONS = _listed(
     "nooit"
 )
 POLARITY = _listed(
-    "yes true false before after more less most least always only above below under over left right open "
+    "yes true false before after more less most least always only above below under open "
     "closed won lost win lose accepted rejected approved refused allowed forbidden agreed declined increase decrease "
     "increased decreased rose fell gained early late earlier later older younger bigger smaller higher lower cheaper "
     "dearer hot cold alive dead married divorced guilty innocent passed failed male female"
 )
 DATES = _listed(
     "january february march april may june july august september october november december monday tuesday wednesday "
-    "thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays today tomorrow "
-    "yesterday tonight morning afternoon evening noon midnight weekend weekends weekday spring summer autumn fall "
-    "winter christmas easter"
+    "thursday friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays weekend weekends "
+    "christmas easter"
 )
 MEASURES = _listed(
+    "today tomorrow yesterday tonight morning afternoon evening noon midnight spring summer autumn winter "
     "second seconds minute minutes hour hours day days week weeks month months year years decade decades century "
     "daily weekly monthly yearly euro euros dollar dollars pound pounds cent cents yen franc francs metre metres meter "
     "meters kilometre kilometres kilometer kilometers mile miles foot feet inch inches gram grams kilogram kilograms "

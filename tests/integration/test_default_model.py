@@ -133,26 +133,16 @@ async def test_unrelated_text_stays_cold(llm: SemShareLLM, word: str) -> None:
         assert answer.report.tokens["exact"] < 40
 
 
+@pytest.mark.parametrize("body", [NOTES, REWORDED], ids=["word for word", "reworded"])
 @pytest.mark.parametrize("word", ["moved", "semantic"])
-async def test_a_changed_fact_is_answered_fresh(llm: SemShareLLM, word: str) -> None:
-    ask = "Who was the first keeper of the lighthouse? Answer in one sentence."
-    await llm.generate([user(f"{MORE}\n\n{NOTES}\n\n{ask}")])
-    changed = NOTES.replace("Tobias Fenn", "Gilbert Rook")
-    cold = await llm.generate([user(f"{MORE}\n\n{changed}\n\n{ask}")], reuse="off", store=False)
-    assert "Rook" in cold.text
-    warm = await llm.generate([user(f"{MORE}\n\n{changed}\n\n{ask}")], reuse=word, store=False)
-    assert warm.report.tokens["moved"] + warm.report.tokens["semantic"] > 100
-    assert "Rook" in warm.text
-    assert "Tobias" not in warm.text
-
-
-async def test_a_changed_fact_in_reworded_text_is_answered_fresh(llm: SemShareLLM) -> None:
+async def test_a_changed_fact_is_answered_fresh(llm: SemShareLLM, body: str, word: str) -> None:
     ask = "In which year was the lamp changed to electric light? Answer in one sentence."
     await llm.generate([user(f"{NOTES}\n\n{MORE}\n\n{ask}")])
-    messages = [user(f"{REWORDED.replace('In 1931', 'In 1947')}\n\n{MORE}\n\n{ask}")]
+    messages = [user(f"{body.replace('1931', '1947')}\n\n{MORE}\n\n{ask}")]
     cold = await llm.generate(messages, reuse="off", store=False)
     assert "1947" in cold.text
-    warm = await llm.generate(messages, reuse="semantic", store=False)
+    warm = await llm.generate(messages, reuse=word, store=False)
+    assert warm.report.tokens["moved"] + warm.report.tokens["semantic"] > 50
     assert "1947" in warm.text
     assert "1931" not in warm.text
 
