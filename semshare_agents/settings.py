@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     fact_guard: str = Field(
         "auto",
-        pattern="^(auto|strict|balanced|fast|off)$",
+        pattern="^(auto|strict|balanced|fast)$",
         description="how much is computed where facts may differ; auto: as the fidelity asks",
     )
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")

@@ -63,8 +63,7 @@ class FactGuard:
 GUARDS: dict[str, FactGuard | None] = {
     "strict": FactGuard(most_changed=0.0),
     "balanced": FactGuard(wary=False, denials=False, mention_share=0.1, question_share=0.2, most_changed=0.0),
-    "fast": FactGuard(wary=False, denials=False, mention_share=0.0, question_share=0.05),
-    "off": None,
+    "fast": None,
 }
 """Protection by name, most first. `strict` and `balanced` refuse semantic matches as soon as one passage is changed:
 what follows an old fact knows it, and computing the passages that say so is not enough to keep every answer fresh."""

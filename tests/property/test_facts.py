@@ -44,7 +44,7 @@ def written(rows: list[list[str]], line: int, word: int, fact: str) -> Ints:
 
 
 @settings(max_examples=150, deadline=None)
-@given(edits(), st.sampled_from(["strict", "balanced", "fast"]), st.sampled_from([Kind.MOVED, Kind.SEMANTIC]))
+@given(edits(), st.sampled_from(["strict", "balanced"]), st.sampled_from([Kind.MOVED, Kind.SEMANTIC]))
 def test_a_changed_fact_is_always_found(
     edit: tuple[list[list[str]], int, int, str, str], name: str, kind: Kind
 ) -> None:
@@ -62,7 +62,7 @@ def test_a_changed_fact_is_always_found(
 
 
 @settings(max_examples=100, deadline=None)
-@given(edits(), st.sampled_from(["strict", "balanced", "fast"]), st.integers(0, 30))
+@given(edits(), st.sampled_from(["strict", "balanced"]), st.integers(0, 30))
 def test_equal_text_is_never_doubtful(edit: tuple[list[list[str]], int, int, str, str], name: str, ahead: int) -> None:
     rows, line, word, fact, _ = edit
     text = written(rows, line, word, fact)

@@ -1,0 +1,127 @@
+"""The fidelity dial and the second pass in whole turns, and `semshare calibrate` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from semshare_agents.bench.calibrate import SHARES
+from semshare_agents.cli.main import app
+from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
+from tests import tiny
+from tests.conftest import OpenLLM
+from tests.tiny import system, user
+
+STORY = [tiny.words(30, seed) for seed in range(8)]
+BODY = user(" ".join(STORY[:4]))
+runner = CliRunner(env={"COLUMNS": "200"})
+
+
+async def test_a_target_is_kept_or_the_turn_runs_cold(open_llm: OpenLLM) -> None:
+    llm = await open_llm()
+    await llm.generate([system("be brief"), BODY])
+    changed = [system("answer at length, with care"), BODY]
+    fast = await llm.generate(changed, store=False)
+    assert fast.report.reuse_class == "moved"
+    assert fast.report.drift_kl > 0
+    within = await llm.generate(changed, store=False, fidelity=2 * fast.report.drift_kl)
+    assert within.report.rows_share == fast.report.rows_share
+    for fidelity in (1e-9, "1e-9"):
+        cold = await llm.generate(changed, store=False, fidelity=fidelity)
+        assert cold.report.reuse_class == "cold"
+        assert "more than a mean KL of 1e-09 allows" in cold.report.reason
+        assert cold.report.drift_kl == 0
+
+
+async def test_a_tighter_target_computes_more_semantic_rows(open_llm: OpenLLM) -> None:
+    llm = await open_llm(similarity_threshold=0.3, fact_guard="fast")
+    text = tiny.words(120, 50)
+    reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(text))
+    await llm.generate([user(text)])
+    shares = []
+    fast = (await llm.generate([user(reworded)], reuse="semantic", store=False)).report
+    assert fast.reuse_class == "semantic"
+    for part in (1.0, 0.7, 0.4):
+        report = (
+            await llm.generate([user(reworded)], reuse="semantic", store=False, fidelity=part * fast.drift_kl)
+        ).report
+        assert report.drift_kl <= part * fast.drift_kl * 1.0001
+        shares.append(report.rows_share)
+    assert shares == sorted(set(shares))
+
+
+async def test_strict_and_balanced_refuse_changed_facts(open_llm: OpenLLM) -> None:
+    llm = await open_llm(similarity_threshold=0.3)
+    text = tiny.words(120, 50)
+    changed = "".join("7" if at % 11 == 5 else letter for at, letter in enumerate(text))
+    await llm.generate([user(text)])
+    loose = await llm.generate([user(changed)], reuse="semantic", store=False)
+    assert loose.report.reuse_class == "semantic"
+    for word in ("strict", "balanced"):
+        safe = await llm.generate([user(changed)], reuse="semantic", store=False, fidelity=word)
+        assert safe.report.tokens["semantic"] == 0
+        assert safe.report.reason
+
+
+@pytest.mark.parametrize("fidelity", ["loose", 0, -1, "nan"])
+async def test_wrong_fidelities_are_refused_per_call(open_llm: OpenLLM, fidelity: object) -> None:
+    llm = await open_llm()
+    with pytest.raises(ConfigurationError, match="fidelity must be"):
+        await llm.generate([BODY], fidelity=fidelity)
+    with pytest.raises(ConfigurationError, match="fidelity must be"):
+        await open_llm(fidelity=fidelity)
+
+
+async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
+    plain, looking = await open_llm(), await open_llm(look_share=0.3)
+    swapped = [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))]
+    shares, tokens = [], []
+    for llm in (plain, looking):
+        await llm.generate([system("be brief"), BODY])
+        cold = await llm.generate(swapped, reuse="off", store=False)
+        report = (await llm.generate(swapped, store=False)).report
+        assert report.reuse_class == "moved"
+        shares.append(report.rows_share)
+        tokens.append(cold.tokens)
+    assert shares[1] > shares[0]
+    assert tokens[0] == tokens[1]
+
+
+async def test_a_calibration_of_another_model_is_refused(open_llm: OpenLLM, tmp_path: Path) -> None:
+    model = tiny.loaded("llama")
+    save(Calibration("f" * 64, (1.0,) * 5, 2.0, 30), calibration_path(tmp_path / "home", model.fingerprint))
+    with pytest.raises(CalibrationError, match="another model"):
+        await open_llm(model)
+
+
+def test_calibrate_measures_fits_and_keeps(tmp_path: Path) -> None:
+    folder, home, out = tmp_path / "model", tmp_path / "home", tmp_path / "out"
+    tiny.build("llama").save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    lines = []
+    for seed in range(6):
+        text = ". ".join(tiny.words(10, seed=10 * seed + i) for i in range(12)) + "."
+        other = " ".join("zzzz" if i % (5 + seed) == 3 else word for i, word in enumerate(text.split(" ")))
+        pair = {"reference": [user(f"{other}\n\nwho is it?")], "target": [user(f"{text}\n\nwhat is it?")]}
+        lines.append(json.dumps({"id": f"p{seed}", "kind": "paraphrase", **pair}))
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(lines))
+    words = ["calibrate", str(file), "--model", str(folder), "--home", str(home), "--max-new-tokens", "6"]
+    dry = runner.invoke(app, [*words, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert not (home / "calibration").exists()
+    result = runner.invoke(app, [*words, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((out / "calibration.json").read_text())
+    assert 6 * 3 < len(figures["turns"]) <= 6 * len(SHARES)
+    assert 0 <= figures["within_bound"] <= 1
+    assert [t["pairs"] for t in figures["targets"]] == [6] * len(figures["targets"])
+    assert (out / "calibration.png").stat().st_size > 100
+    fingerprint = figures["calibration"]["fingerprint"]
+    assert calibration_for(home, fingerprint).turns == len(figures["turns"])
+    few = runner.invoke(app, [*words, "--limit", "1"])
+    assert isinstance(few.exception, CalibrationError)
