@@ -134,15 +134,15 @@ async def test_unrelated_text_stays_cold(llm: SemShareLLM, word: str) -> None:
 
 
 @pytest.mark.parametrize("body", [NOTES, REWORDED], ids=["word for word", "reworded"])
-@pytest.mark.parametrize("word", ["moved", "semantic"])
-async def test_a_changed_fact_is_answered_fresh(llm: SemShareLLM, body: str, word: str) -> None:
+@pytest.mark.parametrize(("word", "fidelity"), [("moved", "fast"), ("semantic", "balanced"), ("semantic", "strict")])
+async def test_a_changed_fact_is_answered_fresh(llm: SemShareLLM, body: str, word: str, fidelity: str) -> None:
     ask = "In which year was the lamp changed to electric light? Answer in one sentence."
     await llm.generate([user(f"{NOTES}\n\n{MORE}\n\n{ask}")])
     messages = [user(f"{body.replace('1931', '1947')}\n\n{MORE}\n\n{ask}")]
     cold = await llm.generate(messages, reuse="off", store=False)
     assert "1947" in cold.text
-    warm = await llm.generate(messages, reuse=word, store=False)
-    assert warm.report.tokens["moved"] + warm.report.tokens["semantic"] > 50
+    warm = await llm.generate(messages, reuse=word, fidelity=fidelity, store=False)
+    assert word == "semantic" or warm.report.tokens["moved"] > 50
     assert "1947" in warm.text
     assert "1931" not in warm.text
 

@@ -45,7 +45,9 @@ def test_architecture_names_every_module() -> None:
     package = README.parent / "semshare_agents"
     for path in package.rglob("*.py"):
         parts = path.relative_to(package).parts
-        if path.name == "__init__.py" or parts[0] in ("bench", "cli", "testing", "evict") or "strategies" in parts:
+        if path.name == "__init__.py" or parts[0] in ("bench", "cli", "testing", "evict"):
+            continue
+        if {"strategies", "packing"} & set(parts):  # one way a file; the folder has the line
             continue
         assert path.name in told, f"docs/architecture.md does not mention {'/'.join(parts)}"
 
