@@ -18,8 +18,9 @@ from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.registry import Registry
-from semshare_agents.remember import make_durable, remember
+from semshare_agents.remember import Kept, keep, make_durable, remember
 from semshare_agents.repair import Job, Repairer
+from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel, measured
 from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
@@ -126,6 +127,8 @@ class SemShareLLM:
             calibration=calibration,
             matcher=matcher,
             fact_guard=settings.fact_guard,
+            retention=None if settings.retention == "off" else Retention(settings.retention, settings.retention_share),
+            retention_int8=settings.retention_int8,
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)
@@ -264,19 +267,28 @@ class SemShareLLM:
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
+        kept: Kept | None = None
+        turn_id: int | None = None
         try:
             async with aclosing(turns.generate(prefilled, answer)) as texts:
                 async for text in texts:
                     yield Piece(text)
-            turn_id = await self._store(turns, prefilled, answer) if request.store else None
+                    if turns.retention is not None and kept is None:
+                        # The whole KV is gone after this: what is to be stored has to be stored now.
+                        kept = await keep(turns, prefilled) if request.store else Kept()
+                        await turns.retain(prefilled)
+            turn_id = await self._store(turns, prefilled, answer, kept) if request.store else None
         finally:
             prefilled.run.close()
+            if kept is not None and turn_id is None:
+                await asyncio.to_thread(turns.tiers.forget, kept.fresh)
         yield Piece("", _generation(prefilled, answer, turn_id))
 
-    async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer) -> int | None:
+    async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
         try:
-            stored = await remember(turns, prefilled, answer)
+            kept = kept or await keep(turns, prefilled)
+            stored = await remember(turns, prefilled, answer, kept)
         except SemShareError as e:
             log.warning("a turn is not remembered: %s", e)
             return None

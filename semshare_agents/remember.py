@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import numpy as np
@@ -48,30 +48,59 @@ class Stored:
     repairable: bool = False
 
 
-async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored:
-    """Register a turn and keep its KV in the fastest tier with room.
+@dataclass(frozen=True)
+class Kept:
+    """A turn's KV, copied out of its run, before the registry knows of it.
+
+    Attributes:
+        tokens: Tokens whose KV the run had, shape `(tokens,)`.
+        exact_tokens: Of these, the prefix that equals a cold run's.
+        blocks: Their blocks, with their KV where a file is still to be written.
+        superseded: Pairs of keys `(short block, longer block that takes its place)`.
+    """
+
+    tokens: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    exact_tokens: int = 0
+    blocks: tuple[tuple[NewBlock, Packed | None], ...] = ()
+    superseded: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fresh(self) -> list[str]:
+        """Keys that nothing but this turn will name."""
+        return [block.key for block, _ in self.blocks if not block.known]
+
+
+async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
+    """Keep the KV that a run has so far in the fastest tier with room.
+
+    Raises:
+        RegistryError: the database cannot be used.
+    """
+    run = prefilled.run
+    if not isinstance(run, RowRun):
+        return Kept()
+    tokens = run.tokens.copy()
+    blocks, superseded = await _blocks(turns, prefilled, run, tokens)
+    kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope.fingerprint, run.buffer, blocks)
+    await turns.registry.drop_blocks(lost, "evict", "no tier had room")
+    return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
+
+
+async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept) -> Stored:
+    """Register a turn whose KV is kept.
 
     Raises:
         RegistryError: the database cannot be written.
     """
-    run, report = prefilled.run, prefilled.report
-    tokens, exact = np.zeros(0, np.int64), 0
-    kept: list[tuple[NewBlock, Packed | None]] = []
-    superseded: list[tuple[str, str]] = []
-    if isinstance(run, RowRun):
-        tokens = np.concatenate((prefilled.prompt, np.asarray(answer.tokens, np.int64)))[: run.length]
-        exact = min(run.exact, len(tokens))
-        blocks, superseded = await _blocks(turns, prefilled, run, tokens)
-        kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope.fingerprint, run.buffer, blocks)
-        await turns.registry.drop_blocks(lost, "evict", "no tier had room")
-    registered = tuple(block for block, _ in kept)
+    tokens, exact = kept.tokens, kept.exact_tokens
+    registered = tuple(block for block, _ in kept.blocks)
     new_turn = NewTurn(
         tokens=tokens,
         blocks=registered,
         bands=tuple(await asyncio.to_thread(_bands, turns, prefilled, tokens)) if registered else (),
         messages=prefilled.request.messages,
         answer=answer.text,
-        report=report,
+        report=prefilled.report,
         prompt_tokens=len(prefilled.prompt),
         session=prefilled.request.session,
         exact_tokens=exact,
@@ -79,12 +108,12 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer) -> Stored
         superseded=_superseded(prefilled, tokens),
     )
     turn_id = await turns.registry.add_turn(prefilled.scope, new_turn)
-    unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
+    unwritten = tuple((b, kv) for b, kv in kept.blocks if kv is not None and not b.durable)
     present = {b.key for b in registered}
     return Stored(
         turn_id,
         unwritten,
-        tuple(pair for pair in superseded if pair[1] in present),
+        tuple(pair for pair in kept.superseded if pair[1] in present),
         repairable=exact < len(tokens) and _unbroken(registered, len(tokens)),
     )
 

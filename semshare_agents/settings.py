@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     )
     head_tokens: int = Field(32, ge=0, description="rows computed again at the head of each moved span")
     tail_tokens: int = Field(8, ge=1, description="rows always computed at the end of a prompt")
+    retention: str = Field(
+        "off",
+        pattern="^(off|recent|constant|growing|decay|attention)$",
+        description="what an answer is decoded on: off keeps all of the prompt's KV",
+    )
+    retention_share: float = Field(0.58, gt=0.0, le=1.0, description="share of the prompt's KV that retention keeps")
+    retention_int8: bool = Field(False, description="hold what retention keeps in 8 bits")
     repair_slowdown: float = Field(0.1, ge=0.0, description="share of a decoding step's time spent on repair")
     repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by repair_slowdown")
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")

@@ -30,12 +30,13 @@ from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.match.words import TokenTexts
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
-from semshare_agents.retain.watch import TailWatch
+from semshare_agents.retain import Retention, TailWatch
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import plan_within
@@ -184,6 +185,8 @@ class Turns:
         writing: Held while files of a turn are written or deleted; turns take it in their order.
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
+        retention: What an answer is decoded on; None for all of its prompt's KV.
+        retention_int8: Hold that in 8 bits.
         fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
     """
 
@@ -203,11 +206,15 @@ class Turns:
     calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
     fact_guard: str = "auto"
+    retention: Retention | None = None
+    retention_int8: bool = False
 
     def __post_init__(self) -> None:
         support = self.model.support
         self.kv_fingerprint = self.packing.fingerprint(self.model.fingerprint)
-        self.pool = None if support.rows is None else BufferPool(support.rows)
+        # Whoever wants less KV on the device does not want free buffers there either.
+        spare = 0 if self.retention else 2
+        self.pool = None if support.rows is None else BufferPool(support.rows, spare)
         self.texts = TokenTexts(self.model.tokenizer)
         self._codes: TokenCodes | None = None
         self._signers: dict[int, Signer] = {}
@@ -400,18 +407,27 @@ class Turns:
 
     async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncGenerator[str]:
         """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
-        request, run = prefilled.request, prefilled.run
+        request = prefilled.request
         sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device)
         text = TextStream(self.model.tokenizer, request.sampling.stop)
         logits: torch.Tensor | None = prefilled.logits
         while not answer.finish_reason:
             assert logits is not None
+            run = prefilled.run
             piece, logits = await self.on_compute(
                 run, self._step, run, sampler, text, logits, answer, prefilled.room_tokens
             )
             answer.text = text.text
             if piece:
                 yield piece
+
+    async def retain(self, prefilled: Prefilled) -> None:
+        """Go on with the part of the KV that retention keeps; the rest is given back. Store the KV first."""
+        run, rows = prefilled.run, self.model.support.rows
+        if self.retention is None or rows is None or not isinstance(run, RowRun):
+            return
+        prefilled.run = await self.on_compute(run, retained, rows, run, self.retention, self.retention_int8)
+        run.close()
 
     def _step(
         self, run: Run, sampler: Sampler, text: TextStream, logits: torch.Tensor, answer: Answer, room_tokens: int

@@ -13,11 +13,11 @@ import torch
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, rouge_l
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.retained import RetainedRun
+from semshare_agents.model.retained import RetainedRun, retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.tokenise import clean_messages, tokenise
-from semshare_agents.retain import Retention, TailWatch, kept_positions
+from semshare_agents.retain import Retention
 from semshare_agents.values import Ints
 
 
@@ -62,7 +62,7 @@ def run_retention(
             first = run.cold(prompt)
             full, answer = _answer(run, first, max_new_tokens, model)
             for variant in variants:
-                row = _measured(model, run.buffer, prompt, first, full, answer, variant)
+                row = _measured(model, run, prompt, first, full, answer, variant)
                 rows.append({"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt), **row})
                 done(rows[-1])
         finally:
@@ -81,7 +81,7 @@ def _answer(run: Run, first: torch.Tensor, limit: int, model: LoadedModel) -> tu
 
 def _measured(
     model: LoadedModel,
-    buffer: torch.Tensor,
+    whole: RowRun,
     prompt: Ints,
     first: torch.Tensor,
     full: torch.Tensor,
@@ -90,25 +90,21 @@ def _measured(
 ) -> dict[str, Any]:
     rows = model.support.rows
     assert rows is not None
-    tail = np.arange(max(0, len(prompt) - variant.retention.recent), len(prompt))
-    watch = TailWatch(int(tail[0]))
-    rows.forward(prompt[tail], tail, buffer, attention_watch=watch)
-    kept = kept_positions(variant.retention, watch.attention())
+    whole.continue_from(prompt, len(prompt))
 
     def fresh() -> RetainedRun:
-        return RetainedRun(rows, buffer, kept, len(prompt), len(answer), variant.int8)
+        return retained(rows, whole, variant.retention, variant.int8)
 
     run = fresh()
     forced = forced_logits(run, first, len(prompt), answer)
     _, own = _answer(fresh(), first, len(answer), model)
     decode = model.tokenizer.decode
-    whole = (len(prompt) + len(answer)) * rows.token_bytes
     return {
         "policy": variant.retention.policy,
         "share": variant.retention.share,
         "int8": variant.int8,
         "kv_bytes": run.nbytes,
-        "kv_bytes_share": run.nbytes / whole,
+        "kv_bytes_share": run.nbytes / (whole.capacity * rows.token_bytes),
         "kl_added": kl_mean(full, forced),
         "top1_agreement": agreement(full, forced),
         "rouge_l": rouge_l(decode(own, skip_special_tokens=True), decode(answer, skip_special_tokens=True)),

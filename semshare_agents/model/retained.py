@@ -10,7 +10,8 @@ import torch
 from transformers.cache_utils import Cache
 
 from semshare_agents.model.rows import ATTENTION, ForwardStopped, RowModel, RowPass
-from semshare_agents.model.run import Run
+from semshare_agents.model.run import RowRun, Run
+from semshare_agents.retain import Retention, TailWatch, kept_positions
 from semshare_agents.values import Ints
 
 CODES = 127
@@ -82,6 +83,25 @@ class RetainedRun(Run):
     def close(self) -> None:
         """See `Run.close`."""
         self._layers = []
+
+
+def retained(rows: RowModel, run: RowRun, retention: Retention, int8: bool = False) -> RetainedRun:
+    """What a run goes on with when it keeps a part of its KV; the run itself stays as it is and may be closed.
+
+    The last `retention.recent` rows are computed again, to see what they attend to.
+
+    Args:
+        rows: The row model.
+        run: A run whose KV is complete.
+        retention: What to keep.
+        int8: See `RetainedRun`.
+    """
+    tokens = run.tokens
+    tail = np.arange(max(0, len(tokens) - retention.recent), len(tokens))
+    watch = TailWatch(int(tail[0]))
+    rows.forward(tokens[tail], tail, run.buffer, attention_watch=watch, stop=run.stop)
+    kept = kept_positions(retention, watch.attention())
+    return RetainedRun(rows, run.buffer, kept, len(tokens), run.capacity - len(tokens), int8)
 
 
 class _Layer:

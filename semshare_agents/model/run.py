@@ -130,6 +130,16 @@ class RowRun(Run):
         self.exact = reached
 
     @property
+    def tokens(self) -> Ints:
+        """The tokens whose KV the buffer holds, shape `(length,)`."""
+        return self._tokens[: self.length]
+
+    @property
+    def capacity(self) -> int:
+        """Prompt and answer, at most, in tokens."""
+        return len(self._tokens)
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of one token's KV over all layers."""
         return self._rows.token_bytes
