@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from semshare_agents.errors import SemShareError
+from semshare_agents.idle import IdleWork
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.drift import agreement, kl_mean
 from semshare_agents.registry import DriftSample, Limit
@@ -109,7 +110,7 @@ class Job:
     logits: torch.Tensor
 
 
-class Guard:
+class Guard(IdleWork[Job]):
     """Samples, measures and narrows; all methods belong on the event loop's thread.
 
     Args:
@@ -126,15 +127,12 @@ class Guard:
         repaired: Callable[[], Awaitable[None]],
         seed: int | None = None,
     ):
+        super().__init__(MOST_WAITING)
         self._turns = turns
         self._settings = settings
         self._repaired = repaired
         self._random = Random(seed)
         self._watches: dict[int, dict[str | None, Watch]] = {}
-        self._waiting: deque[Job] = deque(maxlen=MOST_WAITING)
-        self._task: asyncio.Task[None] | None = None
-        self._run: RowRun | None = None
-        self._closing = False
 
     # --- before and during a turn
 
@@ -194,22 +192,7 @@ class Guard:
         tokens = np.concatenate((prefilled.prompt, answered))
         request, reuse = prefilled.request, Reuse(prefilled.report.reuse_class)
         logits = torch.stack(answer.logits)
-        self._waiting.append(Job(prefilled.scope, request.session, turn_id, reuse, tokens, logits))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-
-    async def settle(self) -> None:
-        """Wait until no turn waits to be measured."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
-
-    async def aclose(self) -> None:
-        """End the measurement under way and give up the rest."""
-        self._closing = True
-        self._waiting.clear()
-        if self._run is not None:
-            self._run.stop.set()
-        await self.settle()
+        self._put(Job(prefilled.scope, request.session, turn_id, reuse, tokens, logits))
 
     async def _work(self) -> None:
         while self._waiting:
@@ -232,7 +215,7 @@ class Guard:
         count, first = len(job.logits), len(job.tokens) - len(job.logits)
         await turns.idle.quiet()
         run = RowRun(turns.model.support.rows, turns.pool, len(job.tokens))
-        self._run = run
+        self._running = run
         try:
             await load_exact(turns, job.scope, job.tokens, run)
             run.continue_from(job.tokens, min(run.exact, first))
@@ -245,7 +228,7 @@ class Guard:
                     cold = await when_idle(turns, run, self._wanted, lambda: run.forward(job.tokens[rows], rows, count))
             return cold
         finally:
-            self._run = None
+            self._running = None
             run.close()
 
     def _wanted(self) -> bool:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
+from typing import Generic, Protocol, TypeVar
+
+Job = TypeVar("Job")
 
 QUIET_SECONDS = 0.05
 """Steps of a stream follow one another more closely than this; a longer pause is idle time."""
@@ -55,3 +60,47 @@ class Idle:
             await asyncio.sleep(QUIET_SECONDS)
             if begun == self._begun and not self._calls:
                 return
+
+
+class Stoppable(Protocol):
+    """A computation that another thread can end."""
+
+    @property
+    def stop(self) -> Event:
+        """Set it to end a running forward early."""
+
+
+class IdleWork(ABC, Generic[Job]):
+    """Jobs that one task does in idle time; of too many that wait the oldest is given up.
+
+    Args:
+        most_waiting: How many may wait.
+    """
+
+    def __init__(self, most_waiting: int):
+        self._waiting: deque[Job] = deque(maxlen=most_waiting)
+        self._running: Stoppable | None = None
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def _put(self, job: Job) -> None:
+        self._waiting.append(job)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def settle(self) -> None:
+        """Wait until no job waits."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def aclose(self) -> None:
+        """End the job under way, which keeps what it can, and give up the rest."""
+        self._closing = True
+        self._waiting.clear()
+        if self._running is not None:
+            self._running.stop.set()
+        await self.settle()
+
+    @abstractmethod
+    async def _work(self) -> None:
+        """Do jobs until none waits."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from semshare_agents.errors import SemShareError
+from semshare_agents.idle import IdleWork
 from semshare_agents.match import names
 from semshare_agents.match.align import align
 from semshare_agents.match.find import find
@@ -69,7 +70,7 @@ async def when_idle(turns: Turns, run: RowRun, wanted: Callable[[], bool], work:
     return None
 
 
-class Repairer:
+class Repairer(IdleWork[Job]):
     """Repairs turns in idle time, the newest first; a newer one goes before one under way, whose progress is kept.
 
     Args:
@@ -77,39 +78,22 @@ class Repairer:
     """
 
     def __init__(self, turns: Turns):
+        super().__init__(MOST_WAITING)
         self._turns = turns
-        self._waiting: list[Job] = []
-        self._task: asyncio.Task[None] | None = None
-        self._run: RowRun | None = None
-        self._closing = False
         self._newer = False
 
     def add(self, job: Job) -> None:
         """Repair a turn when there is time; of too many that wait the oldest stays as it is."""
-        self._waiting = [*self._waiting, job][-MOST_WAITING:]
         self._newer = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-
-    async def settle(self) -> None:
-        """Wait until no turn waits for repair."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
-
-    async def aclose(self) -> None:
-        """End the repair under way, keep what it reached, and leave the rest as it is."""
-        self._closing = True
-        self._waiting.clear()
-        if self._run is not None:
-            self._run.stop.set()
-        await self.settle()
+        self._put(job)
 
     async def _work(self) -> None:
         while self._waiting:
             job = self._waiting.pop()
             self._newer = False
             try:
-                if not await self._repair(job) and not self._closing:
+                finished = await self._repair(job)
+                if not finished and not self._closing and len(self._waiting) < MOST_WAITING:
                     self._waiting.insert(-1, job)
             except SemShareError as e:
                 log.warning("turn %d stays approximate: %s", job.turn_id, e)
@@ -128,7 +112,7 @@ class Repairer:
         assert turns.model.support.rows is not None
         assert turns.pool is not None
         run = RowRun(turns.model.support.rows, turns.pool, len(tokens))
-        self._run = run
+        self._running = run
         try:
             await load_exact(turns, job.scope, tokens, run)
             while run.exact < run.length and not self._interrupted():
@@ -136,7 +120,7 @@ class Repairer:
             await self._save(job, tokens, frontier, run)
             return run.exact == run.length
         finally:
-            self._run = None
+            self._running = None
             run.close()
 
     async def _chunk(self, run: RowRun) -> None:
