@@ -81,7 +81,7 @@ async def _prefix_donors(registry: Registry, scope: Scope, prompt: Ints, block_t
         follows = blocks[depth]
         branch = names.branch(follows.parent, prompt[follows.start :])
         if branch is not None:
-            turn_ids += await registry.find_branches(scope, [branch.hex()])
+            turn_ids += await registry.find_branch(scope, branch.hex())
     return await registry.donors(scope, list(dict.fromkeys(turn_ids)))
 
 

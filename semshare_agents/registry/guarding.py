@@ -11,6 +11,7 @@ from sqlalchemy import Select, and_, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.engine import oldest
 from semshare_agents.values import Reuse, Scope
 
 
@@ -51,6 +52,8 @@ class Limit:
 class GuardQueries:
     """The part of the registry that the guard uses; `None` for a session stands for the whole tenant."""
 
+    event_rows: int
+
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
 
@@ -63,6 +66,7 @@ class GuardQueries:
         async with self._writing() as c:
             values = {"scope_id": scope.id, "session_id": (await c.execute(session)).scalar(), "at": time.time()}
             await c.execute(insert(t.guard_samples).values(**values, **vars(sample)))
+            await c.execute(oldest(t.guard_samples, self.event_rows))
 
     async def drift(self, scope: Scope, session: str | None, reuse_class: str, since: float, limit: int) -> list[float]:
         """KL of the newest samples of one class, oldest first, at most `limit` and none from `since` or before."""

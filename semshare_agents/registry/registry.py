@@ -14,19 +14,22 @@ from uuid import uuid4
 import blake3
 import numpy as np
 from sqlalchemy import Label, Row, and_, delete, distinct, func, insert, or_, select, update
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
+from semshare_agents.errors import RegistryError, RegistryUnavailableError
 from semshare_agents.match.spans import Hit
+from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, make_engine
+from semshare_agents.registry.engine import any_of, make_engine, oldest, wrapped
 from semshare_agents.registry.guarding import GuardQueries
+from semshare_agents.registry.presence import Presence
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
+EVENT_ROWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -97,58 +100,72 @@ class Registry(GuardQueries):
         self._read = engine.execution_options(isolation_level="AUTOCOMMIT", readonly=True)
         self.dialect = engine.dialect.name
         self.holder = uuid4().hex
+        self.event_rows = EVENT_ROWS
+        self.presence = Presence(self._read, self.holder) if self.dialect == "postgresql" else None
         self._scopes: dict[tuple[str, str], Scope] = {}
 
     @classmethod
-    async def open(cls, url: str) -> Registry:
+    async def open(
+        cls, url: str, *, timeout_seconds: float = 10.0, upgrade: bool = False, event_rows: int = EVENT_ROWS
+    ) -> Registry:
         """Open a database, creating its tables when it is new.
+
+        Args:
+            url: An async SQLAlchemy URL.
+            timeout_seconds: How long a server may take to answer.
+            upgrade: Whether a database of an older schema version may be upgraded: nothing else uses it.
+            event_rows: Most rows of the log of events, and of the guard's samples; the oldest go first.
 
         Raises:
             ConfigurationError: the URL is malformed.
             RegistryUnavailableError: the database cannot be reached.
             SchemaVersionError: it belongs to another schema version.
         """
-        registry = cls(await asyncio.to_thread(make_engine, url))
+        registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
+        registry.event_rows = event_rows
         try:
-            await registry._prepare()
+            async with registry._read.connect() as connection:
+                found = await connection.run_sync(schema.version)
+            if found != t.SCHEMA_VERSION:
+                schema.check(found, upgrade)
+                await schema.migrate(url, timeout_seconds)
         except SQLAlchemyError as e:
             await registry.close()
             cause = getattr(e, "orig", None) or e
             raise RegistryUnavailableError(f"the registry database cannot be opened: {cause}") from e
         except OSError as e:
             await registry.close()
-            raise RegistryUnavailableError(f"the registry database does not answer: {e}") from e
-        except SchemaVersionError:
+            why = str(e) or f"no connection within {timeout_seconds:g} seconds"
+            raise RegistryUnavailableError(f"the registry database does not answer: {why}") from e
+        except RegistryError:
             await registry.close()
             raise
         return registry
 
-    async def _prepare(self) -> None:
-        async with self._engine.begin() as connection:
-            exists = await connection.run_sync(lambda c: self._engine.dialect.has_table(c, t.schema.name))
-            if not exists:
-                await connection.run_sync(t.metadata.create_all)
-                await connection.execute(insert(t.schema).values(version=t.SCHEMA_VERSION))
-                return
-            version = (await connection.execute(select(func.max(t.schema.c.version)))).scalar()
-            if version != t.SCHEMA_VERSION:
-                raise SchemaVersionError(
-                    f"the registry has schema version {version}, this version of semshare-agents needs "
-                    f"{t.SCHEMA_VERSION}: use the matching version, or another database_url"
-                )
-
     async def close(self) -> None:
         """Close all connections."""
+        if self.presence is not None:
+            await self.presence.close()
         await self._engine.dispose()
+
+    async def announce(self) -> None:
+        """Let other processes know that this one lives; SQLite has nobody to tell.
+
+        Raises:
+            RegistryUnavailableError: the database fails.
+        """
+        if self.presence is not None:
+            async with wrapped():
+                await self.presence.announce()
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        async with _wrapped(), self._read.connect() as connection:
+        async with wrapped(), self._read.connect() as connection:
             yield connection
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        async with _wrapped(), self._engine.begin() as connection:
+        async with wrapped(), self._engine.begin() as connection:
             yield connection
 
     # --- scopes and sessions
@@ -205,11 +222,11 @@ class Registry(GuardQueries):
         async with self._reading() as c:
             return {row.chain: (row.turn_id, row.key) for row in await c.execute(query)}
 
-    async def find_branches(self, scope: Scope, branches: Sequence[str]) -> list[int]:
+    async def find_branch(self, scope: Scope, branch: str) -> list[int]:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
             select(_newest_turn())
-            .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.branch, branches, self.dialect), self._visible())
+            .where(t.blocks.c.scope_id == scope.id, t.blocks.c.branch == branch, self._visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
@@ -305,6 +322,7 @@ class Registry(GuardQueries):
                 rows = [{"scope_id": scope.id, "value": v, "turn_id": turn_id} for v in set(turn.bands)]
                 await c.execute(insert(t.bands), rows)
             await c.execute(insert(t.events), _reuse_events(turn_id, turn.report))
+            await c.execute(oldest(t.events, self.event_rows))
         return turn_id
 
     async def _session(self, c: AsyncConnection, tenant: str, name: str) -> int:
@@ -331,7 +349,8 @@ class Registry(GuardQueries):
             "predicted_cold_seconds": report.predicted_cold_seconds,
             "tokens": turn.tokens.astype("<i4").tobytes(),
             "messages": json.dumps(list(turn.messages), ensure_ascii=False),
-            "answer": turn.answer,
+            # PostgreSQL has no such character.
+            "answer": turn.answer.replace("\x00", "\ufffd"),
             "report": json.dumps(report_dict(report)),
         }
         row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
@@ -476,9 +495,22 @@ class Registry(GuardQueries):
 
     async def foreign(self) -> list[str]:
         """Keys of blocks that another process has, or had, in its RAM alone."""
-        query = select(t.blocks.c.key).where(t.blocks.c.holder.is_not(None), t.blocks.c.holder != self.holder)
+        return [key for key, _ in await self._foreign()]
+
+    async def abandoned(self) -> list[str]:
+        """Those of `foreign` whose process has ended, as far as the server knows; SQLite has no server."""
+        if self.presence is None:
+            return []
+        foreign = await self._foreign()
+        async with wrapped():
+            ended = set(await self.presence.ended({holder for _, holder in foreign}))
+        return [key for key, holder in foreign if holder in ended]
+
+    async def _foreign(self) -> list[tuple[str, str]]:
+        holder = t.blocks.c.holder
+        query = select(t.blocks.c.key, holder).where(holder.is_not(None), holder != self.holder)
         async with self._reading() as c:
-            return list((await c.execute(query)).scalars())
+            return [(row.key, row.holder) for row in await c.execute(query)]
 
     async def turns(self, limit: int = 50) -> Sequence[Row[*tuple[Any, ...]]]:
         """The newest turns with tenant and session names, newest first."""
@@ -549,17 +581,6 @@ def _newest_turn() -> Label[int]:
     """The newest turn that has a block: of all that share it, it has most of the conversation in one place."""
     newest = select(func.max(t.turn_blocks.c.turn_id)).where(t.turn_blocks.c.block_id == t.blocks.c.id)
     return newest.scalar_subquery().label("turn_id")
-
-
-@asynccontextmanager
-async def _wrapped() -> AsyncIterator[None]:
-    """SQL errors as the package's own."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as e:
-        raise RegistryUnavailableError(f"the registry database fails: {e.orig}") from e
-    except DBAPIError as e:
-        raise RegistryError(f"the registry refuses a statement: {e.orig}") from e
 
 
 def report_dict(report: Report) -> dict[str, Any]:
