@@ -17,10 +17,11 @@ from sqlalchemy import Label, Row, and_, delete, distinct, func, insert, or_, se
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from semshare_agents.errors import RegistryError, RegistryUnavailableError
+from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.match.spans import Hit
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.checking import CheckQueries
 from semshare_agents.registry.engine import any_of, make_engine, oldest, wrapped
 from semshare_agents.registry.guarding import GuardQueries
 from semshare_agents.registry.presence import Presence
@@ -89,7 +90,7 @@ class NewTurn:
     superseded: int | None = None
 
 
-class Registry(GuardQueries):
+class Registry(GuardQueries, CheckQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
@@ -124,23 +125,25 @@ class Registry(GuardQueries):
         registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
         registry.event_rows = event_rows
         try:
-            async with registry._read.connect() as connection:
+            await registry._prepare(url, timeout_seconds, upgrade)
+        except BaseException:
+            await registry.close()
+            raise
+        return registry
+
+    async def _prepare(self, url: str, timeout_seconds: float, upgrade: bool) -> None:
+        try:
+            async with self._read.connect() as connection:
                 found = await connection.run_sync(schema.version)
             if found != t.SCHEMA_VERSION:
                 schema.check(found, upgrade)
                 await schema.migrate(url, timeout_seconds)
         except SQLAlchemyError as e:
-            await registry.close()
             cause = getattr(e, "orig", None) or e
             raise RegistryUnavailableError(f"the registry database cannot be opened: {cause}") from e
         except OSError as e:
-            await registry.close()
             why = str(e) or f"no connection within {timeout_seconds:g} seconds"
             raise RegistryUnavailableError(f"the registry database does not answer: {why}") from e
-        except RegistryError:
-            await registry.close()
-            raise
-        return registry
 
     async def close(self) -> None:
         """Close all connections."""

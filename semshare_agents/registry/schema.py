@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, make_url, text
 
 from semshare_agents.errors import RegistryError, SchemaVersionError
 from semshare_agents.registry.engine import make_engine, wrapped
+from semshare_agents.registry.presence import ALIVE_KEY
 from semshare_agents.registry.tables import SCHEMA_VERSION
 
 VERSION_TABLE = "semshare_version"
@@ -35,6 +36,7 @@ def version(connection: Connection) -> int:
     return 0
 
 
+_ALONE = text(f"SELECT pg_try_advisory_xact_lock({ALIVE_KEY})")
 _OTHERS = "use the version of semshare-agents that made the database, or another database_url"
 
 
@@ -59,6 +61,24 @@ def check(found: int, may_upgrade: bool) -> None:
         )
 
 
+async def current(url: str, timeout_seconds: float) -> int:
+    """A database's schema version, 0 where there is no registry; makes nothing.
+
+    Raises:
+        RegistryUnavailableError: it cannot be reached.
+        SchemaVersionError: what is there cannot be read as a version.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not await asyncio.to_thread(Path(parsed.database or "").is_file):
+        return 0
+    engine = make_engine(url, timeout_seconds)
+    try:
+        async with wrapped(), engine.execution_options(isolation_level="AUTOCOMMIT", readonly=True).connect() as c:
+            return await c.run_sync(version)
+    finally:
+        await engine.dispose()
+
+
 async def migrate(url: str, timeout_seconds: float) -> int:
     """Bring a database up to this package's version, or make it; all or nothing.
 
@@ -71,7 +91,7 @@ async def migrate(url: str, timeout_seconds: float) -> int:
 
     Raises:
         RegistryUnavailableError: it cannot be reached.
-        SchemaVersionError: it is newer than this package.
+        SchemaVersionError: it is newer than this package, or older and in use.
         RegistryError: a step failed; nothing was changed.
     """
     # Alembic reads files and changes tables for as long as it takes: in a thread, with a loop of its own.
@@ -96,6 +116,8 @@ def _migrate(connection: Connection) -> int:
     check(found, may_upgrade=True)
     if found == SCHEMA_VERSION:
         return found
+    if found and connection.dialect.name == "postgresql" and not connection.execute(_ALONE).scalar():
+        raise SchemaVersionError("other processes use the registry: end them, then run `semshare db upgrade`")
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
