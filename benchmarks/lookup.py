@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from sqlalchemy import Table, insert
@@ -41,6 +40,8 @@ from semshare_agents.values import Ints, Reuse, Scope
 BLOCK_TOKENS = 64
 LEAST_TOKENS = 48
 VOCABULARY = 49_152
+ZIPF = np.cumsum(1 / np.arange(1, VOCABULARY + 1))
+ZIPF /= ZIPF[-1]
 MOST_BLOCKS = 1000
 CHUNK_TURNS = 2000
 DROPPED = (
@@ -60,8 +61,8 @@ RESTORED = (
 
 
 def synthetic(rng: np.random.Generator, tokens: int) -> Ints:
-    """Tokens with a natural language's skew: Zipf over the vocabulary."""
-    return np.minimum(rng.zipf(1.2, tokens), VOCABULARY - 1).astype(np.int64)
+    """Tokens with a natural language's skew: Zipf over the vocabulary, frequent tokens first."""
+    return np.searchsorted(ZIPF, rng.random(tokens)).astype(np.int64)
 
 
 def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> dict[Table, list[dict[str, Any]]]:
@@ -96,7 +97,7 @@ def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> d
                 {
                     "id": block_id,
                     "scope_id": scope.id,
-                    "key": uuid4().hex,
+                    "key": f"{block_id:032x}",
                     "turn_id": turn_id,
                     "start": block.start,
                     "length": block.length,

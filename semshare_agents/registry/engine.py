@@ -8,7 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ARRAY, URL, ColumnElement, Delete, Table, bindparam, delete, event, func, select
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    BindParameter,
+    ColumnElement,
+    Delete,
+    Table,
+    TableValuedAlias,
+    bindparam,
+    delete,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -120,9 +133,19 @@ def any_of(column: ColumnElement[Any], values: Sequence[int] | Sequence[str], di
         dialect: Name of the SQL dialect.
     """
     if dialect == "sqlite":
-        listed = func.json_each(bindparam(None, json.dumps(list(values)), unique=True)).table_valued("value")
-        return column.in_(select(listed.c.value))
-    return column == func.any(bindparam(None, list(values), type_=ARRAY(column.type), unique=True))
+        return column.in_(select(listed(values, column, dialect).c.value))
+    return column == func.any(_array(values, column))
+
+
+def listed(values: Sequence[int] | Sequence[str], column: ColumnElement[Any], dialect: str) -> TableValuedAlias:
+    """Values as a table with one column `value`, passed as one bound parameter; arguments as in `any_of`."""
+    if dialect == "sqlite":
+        return func.json_each(bindparam(None, json.dumps(list(values)), unique=True)).table_valued("value")
+    return func.unnest(_array(values, column)).table_valued("value").render_derived()
+
+
+def _array(values: Sequence[int] | Sequence[str], column: ColumnElement[Any]) -> BindParameter[Any]:
+    return bindparam(None, list(values), type_=ARRAY(column.type), unique=True)
 
 
 def oldest(log: Table, kept: int) -> Delete:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import blake3
 import numpy as np
-from sqlalchemy import Label, Row, and_, delete, distinct, func, insert, or_, select, update
+from sqlalchemy import Label, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,7 +22,7 @@ from semshare_agents.match.spans import Hit
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.checking import CheckQueries
-from semshare_agents.registry.engine import any_of, make_engine, oldest, wrapped
+from semshare_agents.registry.engine import any_of, listed, make_engine, oldest, wrapped
 from semshare_agents.registry.guarding import GuardQueries
 from semshare_agents.registry.presence import Presence
 from semshare_agents.store.base import BlockInfo
@@ -30,6 +30,7 @@ from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
+TURNS_PER_BAND = 128
 EVENT_ROWS = 200_000
 
 
@@ -258,11 +259,25 @@ class Registry(GuardQueries, CheckQueries):
         return [Hit(at, row.turn_id, row.start) for row in rows for at in windows[row.content]]
 
     async def find_similar(self, scope: Scope, values: Sequence[int], limit: int) -> list[tuple[int, int]]:
-        """Turns that share signature bands, with how many they share, best first."""
-        shared = func.count(distinct(t.bands.c.value)).label("shared")
+        """Turns that share signature bands, with how many they share, best first.
+
+        Of a band that very many turns have, which tells little, the newest `TURNS_PER_BAND` count: a look-up's time
+        depends on the prompt, not on how many turns are stored.
+        """
+        wanted = listed(values, t.bands.c.value, self.dialect)
+        common, mine = t.bands.alias(), t.bands.c.scope_id == scope.id
+        eldest = (
+            select(common.c.turn_id)
+            .where(common.c.scope_id == scope.id, common.c.value == wanted.c.value)
+            .order_by(common.c.turn_id.desc())
+            .offset(TURNS_PER_BAND - 1)
+            .limit(1)
+        )
+        counts = t.bands.c.turn_id >= func.coalesce(eldest.scalar_subquery(), 0)
+        shared = func.count().label("shared")
         query = (
             select(t.bands.c.turn_id, shared)
-            .where(t.bands.c.scope_id == scope.id, any_of(t.bands.c.value, values, self.dialect))
+            .select_from(wanted.join(t.bands, and_(mine, t.bands.c.value == wanted.c.value, counts)))
             .group_by(t.bands.c.turn_id)
             .order_by(shared.desc(), t.bands.c.turn_id.desc())
             .limit(limit)

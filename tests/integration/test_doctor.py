@@ -22,16 +22,6 @@ from tests.integration.test_migrations import FIXTURES, sqlite_of
 
 BEFORE = ["settings", "versions", "permissions", "free space", "registry"]
 NAMES = [*BEFORE, "model", "memory tier", "disk tier", "self-test"]
-    "settings",
-    "versions",
-    "permissions",
-    "free space",
-    "registry",
-    "model",
-    "memory tier",
-    "disk tier",
-    "self-test",
-]
 
 
 def run(*words: str | Path) -> tuple[int, str]:
