@@ -30,7 +30,7 @@ from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
-TURNS_PER_BAND = 128
+TURNS_PER_BAND = 256
 EVENT_ROWS = 200_000
 
 
