@@ -1,12 +1,15 @@
 """How often signatures find the right donor among many turns, against an exact search.
 
-usage: python benchmarks/donor_recall.py PAIRS.jsonl [MORE.jsonl ...] [--turns 10000] [--kind paraphrase] [--json OUT]
+usage: python benchmarks/donor_recall.py PAIRS.jsonl [MORE.jsonl ...] [--turns 10000] [--topics 100] [--json OUT]
 
-Stores the references of all pairs of the kind, and between them turns made of sentences drawn at random from all
-references, so that no word tells them apart: `--turns` in all, in SQLite. Asks for each pair's target with the package's
-own look-up (six candidates). The exact search compares the target with every stored turn by what signatures estimate,
-the weighted Jaccard similarity of windows. Recall is the share of targets whose reference the look-up finds, of those
-whose reference the exact search has among its first six.
+Stores the references of all pairs of a kind and, to `--turns` in all, turns made of sentences drawn at random from the
+references, in SQLite. Conversations differ in their names and rare words: the made turns belong to `--topics`
+vocabularies, each of which exchanges all but the thousand most frequent tokens for others of like frequency; one is the
+references' own. With one topic no word tells any turn apart from another.
+
+Asks for each pair's target with the package's own look-up (six candidates). The exact search compares the target with
+every stored turn by what signatures estimate, the weighted Jaccard similarity of windows. Recall is the share of
+targets whose reference the look-up finds, of those whose reference the exact search has among its first six.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from common import ended, sentences
-from lookup import BLOCK_TOKENS, fill
+from lookup import fill
 from numpy.typing import NDArray
 
 from semshare_agents.bench.machine import provenance
@@ -31,6 +34,9 @@ from semshare_agents.model import hub
 from semshare_agents.registry import Registry
 from semshare_agents.settings import load_settings
 from semshare_agents.values import Ints
+
+FREQUENT = 1000
+BEGINNING = 200
 
 
 def windows(tokens: Ints) -> list[Ints]:
@@ -87,7 +93,18 @@ def drawn(rng: np.random.Generator, parts: list[Ints], tokens: int) -> Ints:
     return np.concatenate(taken)
 
 
-async def measure(files: list[Path], kind: str, turns: int) -> dict[str, Any]:
+def vocabularies(rng: np.random.Generator, size: int, count: int) -> list[Ints]:
+    """Maps from token ids to token ids, the first of which changes nothing; ids follow frequency."""
+    maps = [np.arange(size)]
+    for _ in range(count - 1):
+        exchanged = np.arange(size)
+        for start in range(FREQUENT, size, FREQUENT):
+            exchanged[start : start + FREQUENT] = rng.permutation(exchanged[start : start + FREQUENT])
+        maps.append(exchanged)
+    return maps
+
+
+async def measure(files: list[Path], kind: str, turns: int, topics: int) -> dict[str, Any]:
     """Counts, and the share of targets found."""
     from transformers import AutoTokenizer
 
@@ -95,10 +112,14 @@ async def measure(files: list[Path], kind: str, turns: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(hub.resolve(settings.model, settings.home))
     references, targets, parts = texts(files, kind, tokenizer)
     rng = np.random.default_rng(0)
-    stored = [drawn(rng, parts, len(references[i % len(references)])) for i in range(turns)]
-    places = rng.permutation(turns)[: len(references)].tolist()
-    for place, reference in zip(places, references, strict=True):
-        stored[place] = reference
+    maps = vocabularies(rng, len(tokenizer), topics)
+    stored = [maps[i % topics][drawn(rng, parts, len(references[i % len(references)]))] for i in range(turns)]
+    # Pairs of one text differ in their last question alone: the text is stored once, and right for all of them.
+    texts_seen = {reference[:BEGINNING].tobytes(): reference for reference in references}
+    place_of = dict(zip(texts_seen, rng.permutation(turns).tolist(), strict=False))
+    for beginning, reference in texts_seen.items():
+        stored[place_of[beginning]] = reference
+    places = [place_of[reference[:BEGINNING].tobytes()] for reference in references]
     with tempfile.TemporaryDirectory() as scratch:
         registry = await Registry.open(f"sqlite+aiosqlite:///{scratch}/registry.db")
         scope = await registry.scope("bench", "0" * 64)
@@ -112,13 +133,13 @@ async def measure(files: list[Path], kind: str, turns: int) -> dict[str, Any]:
     hits = [place in some for place, some in zip(places, found, strict=True)]
     return {
         "turns": turns,
+        "topics": topics,
         "tokens_median": float(np.median([len(r) for r in references])),
         "targets": len(targets),
         "exact_search_finds": sum(right),
         "signatures_find": sum(hits),
         "recall": sum(h for h, r in zip(hits, right, strict=True) if r) / max(1, sum(right)),
         "first_is_right": sum(some[:1] == [place] for place, some in zip(places, found, strict=True)) / len(targets),
-        "block_tokens": BLOCK_TOKENS,
     }
 
 
@@ -126,13 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--turns", type=int, default=10_000)
+    parser.add_argument("--topics", type=int, default=100)
     parser.add_argument("--kind", default="paraphrase")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    figures = asyncio.run(measure(arguments.files, arguments.kind, arguments.turns))
+    figures = asyncio.run(measure(arguments.files, arguments.kind, arguments.turns, arguments.topics))
+    topics = figures["topics"]
     print(
-        f"{figures['turns']:,} turns of {figures['tokens_median']:.0f} tokens: recall {figures['recall']:.3f} of "
-        f"{figures['exact_search_finds']} that an exact search finds ({figures['targets']} targets); "
+        f"{figures['turns']:,} turns of {figures['tokens_median']:.0f} tokens, {topics} topics: "
+        f"recall {figures['recall']:.3f} of {figures['exact_search_finds']} that an exact search finds "
+        f"({figures['targets']} targets); "
         f"first candidate right: {figures['first_is_right']:.3f}"
     )
     if arguments.json:

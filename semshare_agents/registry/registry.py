@@ -23,14 +23,14 @@ from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.checking import CheckQueries
 from semshare_agents.registry.engine import any_of, listed, make_engine, oldest, wrapped
-from semshare_agents.registry.guarding import GuardQueries
+from semshare_agents.registry.guarding import GuardQueries, session_id
 from semshare_agents.registry.presence import Presence
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
-TURNS_PER_BAND = 256
+TURNS_PER_BAND = 512
 EVENT_ROWS = 200_000
 
 
@@ -199,11 +199,10 @@ class Registry(GuardQueries, CheckQueries):
 
     async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
         """The messages of a session so far: its newest turn's prompt and answer; empty for a new session."""
+        mine = session_id(tenant, session).scalar_subquery()
         query = (
             select(t.turns.c.messages, t.turns.c.answer)
-            .join(t.sessions, t.sessions.c.id == t.turns.c.session_id)
-            .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
-            .where(t.tenants.c.name == tenant, t.sessions.c.name == session)
+            .where(t.turns.c.session_id == mine)
             .order_by(t.turns.c.id.desc())
             .limit(1)
         )
@@ -285,6 +284,14 @@ class Registry(GuardQueries, CheckQueries):
         async with self._reading() as c:
             return [(row.turn_id, row.shared) for row in await c.execute(query)]
 
+    async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
+        """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
+        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        query = select(t.turns.c.id, t.turns.c.tokens).where(t.turns.c.scope_id == scope.id, wanted)
+        async with self._reading() as c:
+            rows = {row.id: _tokens(row.tokens) for row in await c.execute(query)}
+        return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
+
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
         """Turns as donors, in the order asked for; turns without any visible block are left out."""
         if not turn_ids:
@@ -313,7 +320,7 @@ class Registry(GuardQueries, CheckQueries):
         return [
             Donor(
                 turn_id=i,
-                tokens=np.frombuffer(rows[i].tokens, dtype="<i4").astype(np.int64),
+                tokens=_tokens(rows[i].tokens),
                 blocks=tuple(refs[i]),
                 exact_tokens=rows[i].exact_tokens,
                 depth=rows[i].depth,
@@ -331,8 +338,8 @@ class Registry(GuardQueries, CheckQueries):
             The turn's id.
         """
         async with self._writing() as c:
-            session_id = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
-            turn_id = await self._insert_turn(c, scope, turn, session_id)
+            session = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
+            turn_id = await self._insert_turn(c, scope, turn, session)
             await self._insert_blocks(c, scope, turn.blocks, turn_id)
             if turn.superseded is not None:
                 await c.execute(delete(t.bands).where(t.bands.c.turn_id == turn.superseded))
@@ -599,6 +606,10 @@ def _newest_turn() -> Label[int]:
     """The newest turn that has a block: of all that share it, it has most of the conversation in one place."""
     newest = select(func.max(t.turn_blocks.c.turn_id)).where(t.turn_blocks.c.block_id == t.blocks.c.id)
     return newest.scalar_subquery().label("turn_id")
+
+
+def _tokens(stored: bytes) -> Ints:
+    return np.frombuffer(stored, dtype="<i4").astype(np.int64)
 
 
 def report_dict(report: Report) -> dict[str, Any]:
