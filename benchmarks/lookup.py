@@ -143,7 +143,7 @@ async def fill(registry: Registry, scope: Scope, signer: Signer, texts: Iterable
                 await connection.exec_driver_sql(statement)
         await engine.dispose()
     async with registry._reading() as connection:
-        await connection.exec_driver_sql("ANALYZE")
+        await connection.exec_driver_sql("VACUUM ANALYZE" if on_server else "ANALYZE")
 
 
 async def timed(registry: Registry, scope: Scope, signer: Signer, prompts: list[Ints], semantic: bool) -> list[float]:
