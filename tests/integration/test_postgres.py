@@ -56,7 +56,7 @@ async def test_two_adapters_share_one_memory(open_llm: OpenLLM, postgres_url: st
 
     async def talk(number: int, text: str) -> None:
         for llm in (one, two) if number % 2 else (two, one):
-            answer = await llm.generate([user(text)], session=f"s{number}")
+            answer = await llm.generate([user(text)], session=f"s{number}", reuse="exact")
             assert answer.tokens == expected[number].tokens
             await llm.flush()
 
