@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError
+from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError, StoreNotWritableError
 from semshare_agents.evict import make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
@@ -93,18 +93,27 @@ class SemShareLLM:
         leases, packing = Leases(), make_packing(settings.kv_codec)
         tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases), leases))
         try:
-            registry = await Registry.open(settings.registry_url)
+            self._alive, alone = alive, _ = await asyncio.to_thread(_announce, settings.home)
+            registry = await Registry.open(
+                settings.registry_url,
+                timeout_seconds=settings.database_timeout_seconds,
+                upgrade=alone and settings.registry_url.startswith("sqlite"),
+                event_rows=settings.event_rows,
+            )
             try:
+                await self._clean(registry, tiers, alone)
+                fcntl.flock(alive, fcntl.LOCK_SH)
                 model = self._given or await self._on_compute(self._load)
                 cost = await self._on_compute(self._measure, model)
                 calibration = await asyncio.to_thread(calibration_for, settings.home, model.fingerprint)
-                await self._clean(registry, tiers)
             except BaseException:
                 await registry.close()
                 raise
         except BaseException:
             tiers.close()
             self._compute.shutdown(wait=False)
+            if self._alive is not None:
+                self._alive.close()
             raise
         self._turns = Turns(
             model=model,
@@ -161,26 +170,23 @@ class SemShareLLM:
         speeds = measured(rows, model.context_tokens, model.fingerprint, self.settings.home)
         return CostModel(speeds, rows.token_bytes)
 
-    async def _clean(self, registry: Registry, tiers: Tiers) -> None:
+    async def _clean(self, registry: Registry, tiers: Tiers, alone: bool) -> None:
         """Take over or forget what processes that ended had in RAM, and what a lowered budget no longer holds.
 
-        A shared lock says that a process lives; whoever gets it exclusively is alone. Databases that other hosts may
-        use are left to `semshare verify`.
+        On SQLite a shared lock says that a process lives, and whoever gets it exclusively is alone. A server knows by
+        its own locks who lives.
         """
         for tier in tiers.tiers:
             victims = tier.trim()
             await asyncio.to_thread(tier.forget, victims)
             gone = [key for key in victims if not tiers.anywhere(key)]
             await registry.drop_blocks(gone, "evict", f"the budget of {tier.name} was lowered")
-        if registry.dialect != "sqlite":
-            return
-        self._alive, alone = await asyncio.to_thread(_announce, self.settings.home)
-        if alone:
-            foreign = await registry.foreign()
-            durable = tiers.durable
-            await registry.made_durable([k for k in foreign if durable is not None and k in durable])
-            rest = [k for k in foreign if durable is None or k not in durable]
-            await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
+        await registry.announce()
+        ended = await (registry.foreign() if alone and registry.dialect == "sqlite" else registry.abandoned())
+        durable = tiers.durable
+        await registry.made_durable([k for k in ended if durable is not None and k in durable])
+        rest = [k for k in ended if durable is None or k not in durable]
+        await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""
@@ -395,13 +401,18 @@ def _make_tiers(settings: Settings, packing: Packing, policies: list[Any], lease
 
 
 def _announce(home: Path) -> tuple[IO[bytes], bool]:
-    """Hold the shared lock that says this process lives; the second value says whether no other one did."""
-    home.mkdir(parents=True, exist_ok=True)
-    handle = (home / "alive.lock").open("ab")
+    """Take the lock that says this process lives; the second value says whether no other one does.
+
+    Who is alone has it exclusively until its start has cleaned up; others wait for that.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle = (home / "alive.lock").open("ab")
+    except OSError as e:
+        raise StoreNotWritableError(f"the folder {home} is not writable ({e.strerror}): give another home") from e
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alone = True
+        return handle, True
     except OSError:
-        alone = False
-    fcntl.flock(handle, fcntl.LOCK_SH)
-    return handle, alone
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        return handle, False

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     model: str = Field("default", min_length=1, description="'default', a folder, a .gguf file or a hub id")
     home: Path = Field(default_factory=_default_home, description="models, database and KV files live here")
     database_url: str | None = Field(None, description="async SQLAlchemy URL; default: SQLite in `home`")
+    database_timeout_seconds: float = Field(10.0, gt=0.0, description="how long a database server may take to answer")
+    event_rows: int = Field(200_000, ge=1, description="rows kept of the log of events; the oldest go first")
     store_dir: Path | None = Field(None, description="folder of the KV files; default: `home`/kv")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$", description="'auto': float32 on CPU")

@@ -17,6 +17,7 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.reuse.cost import Speeds, measured
 from semshare_agents.settings import load_settings
 from tests import tiny
+from tests.postgres import postgres, postgres_url  # noqa: F401  (fixtures)
 
 MIB = 1024**2
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]

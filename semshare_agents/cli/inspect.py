@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from semshare_agents.cli.common import HomeOption, console, settings_of
+from semshare_agents.cli.presence import alone_at, alone_with
 from semshare_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def verify(
 ) -> None:
     """Check every registry row against its KV file, and every file against the rows."""
     settings = settings_of(home=home)
-    with _alone(settings.home) as alone:
-        if fix and not alone:
-            raise ConfigurationError(f"another process uses {settings.home}: end it, then run `semshare verify --fix`")
-        found, left = asyncio.run(_verify(settings, fix, alone))
+    found, left, alone = asyncio.run(_verify(settings, fix))
     console.print(_findings_table(found, alone))
     for key, problem in found.damaged[:SHOWN_KEYS]:
         console.print(f"damaged: {key}: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -119,7 +116,11 @@ async def _registry(settings: Settings) -> AsyncIterator[Registry]:
 
     if settings.database_url is None and not (settings.home / "registry.db").is_file():
         raise ConfigurationError(f"no memory in {settings.home} yet: `semshare chat` makes one, --home names another")
-    registry = await Registry.open(settings.registry_url)
+    with alone_at(settings.home) as alone:
+        may_upgrade = alone and settings.registry_url.startswith("sqlite")
+        registry = await Registry.open(
+            settings.registry_url, timeout_seconds=settings.database_timeout_seconds, upgrade=may_upgrade
+        )
     try:
         yield registry
     finally:
@@ -150,41 +151,28 @@ def _disk_use(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-async def _verify(settings: Settings, fix: bool, alone: bool) -> tuple[Audit, int]:
-    """Audit, repair where asked for, and count what is left after that."""
+async def _verify(settings: Settings, fix: bool) -> tuple[Audit, int, bool]:
+    """Audit, repair where asked for, count what is left after that; the last value: whether nobody else was there."""
     from semshare_agents.store.audit import audit, repair
     from semshare_agents.store.disk import DiskStore
 
-    async with _registry(settings) as registry:
+    async with _registry(settings) as registry, alone_with(registry, settings.home) as alone:
+        if fix and not alone:
+            raise ConfigurationError(f"another process uses {settings.home}: end it, then run `semshare verify --fix`")
         store = await asyncio.to_thread(DiskStore, settings.kv_dir)
         with _bar() as bar:
             task = bar.add_task("blocks")
             tell = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
             found = await audit(registry, store, tell)
             if not fix or not found.problems(alone):
-                return found, 0
+                return found, 0, alone
             await repair(registry, store, found)
             bar.update(task, description="checking the repair", completed=0)
             again = await audit(registry, store, tell)
             # Files of processes that ended are everybody's now, and read for the first time.
             await repair(registry, store, again)
-            return found, (await audit(registry, store, tell)).problems(alone) if again.problems(alone) else 0
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[bool]:
-    """Whether no other process uses the memory; while this lasts, none can start to."""
-    path = home / "alive.lock"
-    if not path.exists():
-        yield True
-        return
-    with path.open("ab") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+            left = (await audit(registry, store, tell)).problems(alone) if again.problems(alone) else 0
+            return found, left, alone
 
 
 # --- showing
@@ -283,6 +271,9 @@ def _findings_table(found: Audit, alone: bool) -> Table:
         ("rows whose file is damaged", found.damaged, True),
         ("files that no row names", found.orphans, True),
         ("leftovers of interrupted writes", found.leftovers, True),
+        ("block files in a wrong folder", found.strays, True),
+        ("rows that no turn uses", found.unused, True),
+        ("links to rows that are gone", range(found.broken_links), True),
         (held, found.held, alone),
     ):
         count = f"{len(findings):,}"

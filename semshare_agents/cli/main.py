@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from semshare_agents.cli import bench, calibrate, chat, demo, inspect, models
+from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, inspect, models
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(
@@ -20,8 +20,10 @@ app.command("chat")(chat.chat)
 app.command("turns")(inspect.turns)
 app.command("stats")(inspect.stats)
 app.command("verify")(inspect.verify)
+app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(models.app, name="models")
+app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")
 
 

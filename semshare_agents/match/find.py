@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from semshare_agents.registry import Registry
 from semshare_agents.values import Donor, Ints, Reuse, Scope
 
 MOST_DONORS = 8
+COMPARED_CANDIDATES = 48
 SIMILAR_CANDIDATES = 6
 LEAST_SHARED_BANDS = 2
 
@@ -81,7 +83,7 @@ async def _prefix_donors(registry: Registry, scope: Scope, prompt: Ints, block_t
         follows = blocks[depth]
         branch = names.branch(follows.parent, prompt[follows.start :])
         if branch is not None:
-            turn_ids += await registry.find_branches(scope, [branch.hex()])
+            turn_ids += await registry.find_branch(scope, branch.hex())
     return await registry.donors(scope, list(dict.fromkeys(turn_ids)))
 
 
@@ -114,5 +116,11 @@ async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatch
         unmatched: Token ids without a match, shape `(tokens,)`.
     """
     values = np.unique(signer.bands(unmatched))
-    ranked = await registry.find_similar(scope, values.tolist(), SIMILAR_CANDIDATES)
-    return await registry.donors(scope, [turn for turn, shared in ranked if shared >= LEAST_SHARED_BANDS])
+    ranked = await registry.find_similar(scope, values.tolist(), COMPARED_CANDIDATES)
+    texts = await registry.tokens(scope, [turn for turn, shared in ranked if shared >= LEAST_SHARED_BANDS])
+    if not texts:
+        return []
+    similarity = await asyncio.to_thread(signer.similarity, unmatched, list(texts.values()))
+    order = np.argsort(-similarity, kind="stable")[:SIMILAR_CANDIDATES]
+    ids = list(texts)
+    return await registry.donors(scope, [ids[i] for i in order])

@@ -11,6 +11,7 @@ from sqlalchemy import Select, and_, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.engine import oldest
 from semshare_agents.values import Reuse, Scope
 
 
@@ -51,6 +52,8 @@ class Limit:
 class GuardQueries:
     """The part of the registry that the guard uses; `None` for a session stands for the whole tenant."""
 
+    event_rows: int
+
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
 
@@ -63,6 +66,7 @@ class GuardQueries:
         async with self._writing() as c:
             values = {"scope_id": scope.id, "session_id": (await c.execute(session)).scalar(), "at": time.time()}
             await c.execute(insert(t.guard_samples).values(**values, **vars(sample)))
+            await c.execute(oldest(t.guard_samples, self.event_rows))
 
     async def drift(self, scope: Scope, session: str | None, reuse_class: str, since: float, limit: int) -> list[float]:
         """KL of the newest samples of one class, oldest first, at most `limit` and none from `since` or before."""
@@ -74,7 +78,7 @@ class GuardQueries:
             .limit(limit)
         )
         if session is not None:
-            query = query.where(samples.c.session_id == _session_id(scope, session).scalar_subquery())
+            query = query.where(samples.c.session_id == session_id(scope.tenant, session).scalar_subquery())
         async with self._reading() as c:
             return list((await c.execute(query)).scalars())[::-1]
 
@@ -99,12 +103,12 @@ class GuardQueries:
             turn_id: The turn whose sample brought it about.
         """
         async with self._writing() as c:
-            session_id = None if session is None else (await c.execute(_session_id(scope, session))).scalar_one()
+            found = None if session is None else (await c.execute(session_id(scope.tenant, session))).scalar_one()
             limits = t.guard_limits
-            mine = limits.c.session_id.is_(None) if session_id is None else limits.c.session_id == session_id
+            mine = limits.c.session_id.is_(None) if found is None else limits.c.session_id == found
             await c.execute(delete(limits).where(and_(limits.c.scope_id == scope.id, mine)))
             values = {"reuse": str(limit.reuse), "reason": limit.reason, "since": limit.since}
-            await c.execute(insert(limits).values(scope_id=scope.id, session_id=session_id, **values))
+            await c.execute(insert(limits).values(scope_id=scope.id, session_id=found, **values))
             who = f"tenant {scope.tenant}" if session is None else f"session {session} of tenant {scope.tenant}"
             detail = f"{who}, reuse up to {limit.reuse}: {limit.reason}"
             event = {"at": limit.since, "turn_id": turn_id, "kind": kind, "tokens": 0, "detail": detail}
@@ -137,9 +141,10 @@ class GuardQueries:
         return {"samples": figures, "limits": limits}
 
 
-def _session_id(scope: Scope, session: str) -> Select[tuple[int]]:
+def session_id(tenant: str, session: str) -> Select[tuple[int]]:
+    """The id of a tenant's session."""
     return (
         select(t.sessions.c.id)
         .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
-        .where(t.tenants.c.name == scope.tenant, t.sessions.c.name == session)
+        .where(t.tenants.c.name == tenant, t.sessions.c.name == session)
     )

@@ -13,20 +13,25 @@ from uuid import uuid4
 
 import blake3
 import numpy as np
-from sqlalchemy import Label, Row, and_, delete, distinct, func, insert, or_, select, update
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import Label, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
+from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.match.spans import Hit
+from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, make_engine
-from semshare_agents.registry.guarding import GuardQueries
+from semshare_agents.registry.checking import CheckQueries
+from semshare_agents.registry.engine import any_of, listed, make_engine, oldest, wrapped
+from semshare_agents.registry.guarding import GuardQueries, session_id
+from semshare_agents.registry.presence import Presence
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import BlockRef, Donor, Ints, Report, Scope
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
+TURNS_PER_BAND = 512
+EVENT_ROWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class NewTurn:
     superseded: int | None = None
 
 
-class Registry(GuardQueries):
+class Registry(GuardQueries, CheckQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
@@ -97,58 +102,74 @@ class Registry(GuardQueries):
         self._read = engine.execution_options(isolation_level="AUTOCOMMIT", readonly=True)
         self.dialect = engine.dialect.name
         self.holder = uuid4().hex
+        self.event_rows = EVENT_ROWS
+        self.presence = Presence(self._read, self.holder) if self.dialect == "postgresql" else None
         self._scopes: dict[tuple[str, str], Scope] = {}
 
     @classmethod
-    async def open(cls, url: str) -> Registry:
+    async def open(
+        cls, url: str, *, timeout_seconds: float = 10.0, upgrade: bool = False, event_rows: int = EVENT_ROWS
+    ) -> Registry:
         """Open a database, creating its tables when it is new.
+
+        Args:
+            url: An async SQLAlchemy URL.
+            timeout_seconds: How long a server may take to answer.
+            upgrade: Whether a database of an older schema version may be upgraded: nothing else uses it.
+            event_rows: Most rows of the log of events, and of the guard's samples; the oldest go first.
 
         Raises:
             ConfigurationError: the URL is malformed.
             RegistryUnavailableError: the database cannot be reached.
             SchemaVersionError: it belongs to another schema version.
         """
-        registry = cls(await asyncio.to_thread(make_engine, url))
+        registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
+        registry.event_rows = event_rows
         try:
-            await registry._prepare()
-        except SQLAlchemyError as e:
-            await registry.close()
-            cause = getattr(e, "orig", None) or e
-            raise RegistryUnavailableError(f"the registry database cannot be opened: {cause}") from e
-        except OSError as e:
-            await registry.close()
-            raise RegistryUnavailableError(f"the registry database does not answer: {e}") from e
-        except SchemaVersionError:
+            await registry._prepare(url, timeout_seconds, upgrade)
+        except BaseException:
             await registry.close()
             raise
         return registry
 
-    async def _prepare(self) -> None:
-        async with self._engine.begin() as connection:
-            exists = await connection.run_sync(lambda c: self._engine.dialect.has_table(c, t.schema.name))
-            if not exists:
-                await connection.run_sync(t.metadata.create_all)
-                await connection.execute(insert(t.schema).values(version=t.SCHEMA_VERSION))
-                return
-            version = (await connection.execute(select(func.max(t.schema.c.version)))).scalar()
-            if version != t.SCHEMA_VERSION:
-                raise SchemaVersionError(
-                    f"the registry has schema version {version}, this version of semshare-agents needs "
-                    f"{t.SCHEMA_VERSION}: use the matching version, or another database_url"
-                )
+    async def _prepare(self, url: str, timeout_seconds: float, upgrade: bool) -> None:
+        try:
+            async with self._read.connect() as connection:
+                found = await connection.run_sync(schema.version)
+            if found != t.SCHEMA_VERSION:
+                schema.check(found, upgrade)
+                await schema.migrate(url, timeout_seconds)
+        except SQLAlchemyError as e:
+            cause = getattr(e, "orig", None) or e
+            raise RegistryUnavailableError(f"the registry database cannot be opened: {cause}") from e
+        except OSError as e:
+            why = str(e) or f"no connection within {timeout_seconds:g} seconds"
+            raise RegistryUnavailableError(f"the registry database does not answer: {why}") from e
 
     async def close(self) -> None:
         """Close all connections."""
+        if self.presence is not None:
+            await self.presence.close()
         await self._engine.dispose()
+
+    async def announce(self) -> None:
+        """Let other processes know that this one lives; SQLite has nobody to tell.
+
+        Raises:
+            RegistryUnavailableError: the database fails.
+        """
+        if self.presence is not None:
+            async with wrapped():
+                await self.presence.announce()
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        async with _wrapped(), self._read.connect() as connection:
+        async with wrapped(), self._read.connect() as connection:
             yield connection
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        async with _wrapped(), self._engine.begin() as connection:
+        async with wrapped(), self._engine.begin() as connection:
             yield connection
 
     # --- scopes and sessions
@@ -178,11 +199,10 @@ class Registry(GuardQueries):
 
     async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
         """The messages of a session so far: its newest turn's prompt and answer; empty for a new session."""
+        mine = session_id(tenant, session).scalar_subquery()
         query = (
             select(t.turns.c.messages, t.turns.c.answer)
-            .join(t.sessions, t.sessions.c.id == t.turns.c.session_id)
-            .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
-            .where(t.tenants.c.name == tenant, t.sessions.c.name == session)
+            .where(t.turns.c.session_id == mine)
             .order_by(t.turns.c.id.desc())
             .limit(1)
         )
@@ -205,11 +225,11 @@ class Registry(GuardQueries):
         async with self._reading() as c:
             return {row.chain: (row.turn_id, row.key) for row in await c.execute(query)}
 
-    async def find_branches(self, scope: Scope, branches: Sequence[str]) -> list[int]:
+    async def find_branch(self, scope: Scope, branch: str) -> list[int]:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
             select(_newest_turn())
-            .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.branch, branches, self.dialect), self._visible())
+            .where(t.blocks.c.scope_id == scope.id, t.blocks.c.branch == branch, self._visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
@@ -238,17 +258,39 @@ class Registry(GuardQueries):
         return [Hit(at, row.turn_id, row.start) for row in rows for at in windows[row.content]]
 
     async def find_similar(self, scope: Scope, values: Sequence[int], limit: int) -> list[tuple[int, int]]:
-        """Turns that share signature bands, with how many they share, best first."""
-        shared = func.count(distinct(t.bands.c.value)).label("shared")
+        """Turns that share signature bands, with how many they share, best first.
+
+        Of a band that very many turns have, which tells little, the newest `TURNS_PER_BAND` count: a look-up's time
+        depends on the prompt, not on how many turns are stored.
+        """
+        wanted = listed(values, t.bands.c.value, self.dialect)
+        common, mine = t.bands.alias(), t.bands.c.scope_id == scope.id
+        eldest = (
+            select(common.c.turn_id)
+            .where(common.c.scope_id == scope.id, common.c.value == wanted.c.value)
+            .order_by(common.c.turn_id.desc())
+            .offset(TURNS_PER_BAND - 1)
+            .limit(1)
+        )
+        counts = t.bands.c.turn_id >= func.coalesce(eldest.scalar_subquery(), 0)
+        shared = func.count().label("shared")
         query = (
             select(t.bands.c.turn_id, shared)
-            .where(t.bands.c.scope_id == scope.id, any_of(t.bands.c.value, values, self.dialect))
+            .select_from(wanted.join(t.bands, and_(mine, t.bands.c.value == wanted.c.value, counts)))
             .group_by(t.bands.c.turn_id)
             .order_by(shared.desc(), t.bands.c.turn_id.desc())
             .limit(limit)
         )
         async with self._reading() as c:
             return [(row.turn_id, row.shared) for row in await c.execute(query)]
+
+    async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
+        """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
+        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        query = select(t.turns.c.id, t.turns.c.tokens).where(t.turns.c.scope_id == scope.id, wanted)
+        async with self._reading() as c:
+            rows = {row.id: _tokens(row.tokens) for row in await c.execute(query)}
+        return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
         """Turns as donors, in the order asked for; turns without any visible block are left out."""
@@ -278,7 +320,7 @@ class Registry(GuardQueries):
         return [
             Donor(
                 turn_id=i,
-                tokens=np.frombuffer(rows[i].tokens, dtype="<i4").astype(np.int64),
+                tokens=_tokens(rows[i].tokens),
                 blocks=tuple(refs[i]),
                 exact_tokens=rows[i].exact_tokens,
                 depth=rows[i].depth,
@@ -296,8 +338,8 @@ class Registry(GuardQueries):
             The turn's id.
         """
         async with self._writing() as c:
-            session_id = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
-            turn_id = await self._insert_turn(c, scope, turn, session_id)
+            session = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
+            turn_id = await self._insert_turn(c, scope, turn, session)
             await self._insert_blocks(c, scope, turn.blocks, turn_id)
             if turn.superseded is not None:
                 await c.execute(delete(t.bands).where(t.bands.c.turn_id == turn.superseded))
@@ -305,6 +347,7 @@ class Registry(GuardQueries):
                 rows = [{"scope_id": scope.id, "value": v, "turn_id": turn_id} for v in set(turn.bands)]
                 await c.execute(insert(t.bands), rows)
             await c.execute(insert(t.events), _reuse_events(turn_id, turn.report))
+            await c.execute(oldest(t.events, self.event_rows))
         return turn_id
 
     async def _session(self, c: AsyncConnection, tenant: str, name: str) -> int:
@@ -331,7 +374,8 @@ class Registry(GuardQueries):
             "predicted_cold_seconds": report.predicted_cold_seconds,
             "tokens": turn.tokens.astype("<i4").tobytes(),
             "messages": json.dumps(list(turn.messages), ensure_ascii=False),
-            "answer": turn.answer,
+            # PostgreSQL has no such character.
+            "answer": turn.answer.replace("\x00", "\ufffd"),
             "report": json.dumps(report_dict(report)),
         }
         row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
@@ -476,9 +520,22 @@ class Registry(GuardQueries):
 
     async def foreign(self) -> list[str]:
         """Keys of blocks that another process has, or had, in its RAM alone."""
-        query = select(t.blocks.c.key).where(t.blocks.c.holder.is_not(None), t.blocks.c.holder != self.holder)
+        return [key for key, _ in await self._foreign()]
+
+    async def abandoned(self) -> list[str]:
+        """Those of `foreign` whose process has ended, as far as the server knows; SQLite has no server."""
+        if self.presence is None:
+            return []
+        foreign = await self._foreign()
+        async with wrapped():
+            ended = set(await self.presence.ended({holder for _, holder in foreign}))
+        return [key for key, holder in foreign if holder in ended]
+
+    async def _foreign(self) -> list[tuple[str, str]]:
+        holder = t.blocks.c.holder
+        query = select(t.blocks.c.key, holder).where(holder.is_not(None), holder != self.holder)
         async with self._reading() as c:
-            return list((await c.execute(query)).scalars())
+            return [(row.key, row.holder) for row in await c.execute(query)]
 
     async def turns(self, limit: int = 50) -> Sequence[Row[*tuple[Any, ...]]]:
         """The newest turns with tenant and session names, newest first."""
@@ -551,15 +608,8 @@ def _newest_turn() -> Label[int]:
     return newest.scalar_subquery().label("turn_id")
 
 
-@asynccontextmanager
-async def _wrapped() -> AsyncIterator[None]:
-    """SQL errors as the package's own."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as e:
-        raise RegistryUnavailableError(f"the registry database fails: {e.orig}") from e
-    except DBAPIError as e:
-        raise RegistryError(f"the registry refuses a statement: {e.orig}") from e
+def _tokens(stored: bytes) -> Ints:
+    return np.frombuffer(stored, dtype="<i4").astype(np.int64)
 
 
 def report_dict(report: Report) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The registry's tables. A change here needs a new `SCHEMA_VERSION`."""
+"""The registry's tables. A change here needs a new `SCHEMA_VERSION` and a revision in `migrations/versions`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
 # SQLite gives automatic row ids to INTEGER keys only.
 RowId = BigInteger().with_variant(Integer, "sqlite")
-
-schema = Table("semshare_schema", metadata, Column("version", Integer, primary_key=True))
 
 tenants = Table(
     "tenants",
@@ -93,7 +91,7 @@ blocks = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("holder", String(32)),
     Index("blocks_by_chain", "scope_id", "chain"),
-    Index("blocks_by_branch", "scope_id", "branch"),
+    Index("blocks_by_branch", "scope_id", "branch", "id"),
     Index("blocks_by_content", "scope_id", "content"),
     Index("blocks_by_turn", "turn_id"),
     Index("blocks_by_holder", "holder"),

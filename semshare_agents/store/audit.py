@@ -30,6 +30,9 @@ class Audit:
         orphans: Keys of files that no row names.
         leftovers: Files that interrupted writes left aside.
         held: Keys of rows that say: only in the RAM of another process.
+        strays: Block files in a folder where nobody looks for them.
+        unused: Keys of rows that no turn refers to.
+        broken_links: Rows that link a turn or block that is not there.
     """
 
     rows: int
@@ -39,6 +42,9 @@ class Audit:
     orphans: tuple[str, ...] = ()
     leftovers: tuple[Path, ...] = ()
     held: tuple[str, ...] = ()
+    strays: tuple[Path, ...] = ()
+    unused: tuple[str, ...] = ()
+    broken_links: int = 0
 
     def problems(self, alone: bool) -> int:
         """How much is wrong.
@@ -46,7 +52,8 @@ class Audit:
         Args:
             alone: Whether no other process runs: then nobody holds what `held` names.
         """
-        wrong = len(self.gone) + len(self.damaged) + len(self.orphans) + len(self.leftovers)
+        lists = (self.gone, self.damaged, self.orphans, self.leftovers, self.strays, self.unused)
+        wrong = sum(map(len, lists)) + self.broken_links
         return wrong + (len(self.held) if alone else 0)
 
 
@@ -64,6 +71,7 @@ async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, 
     """
     files = set(await asyncio.to_thread(_keys, store))
     leftovers = await asyncio.to_thread(store.leftovers)
+    strays = await asyncio.to_thread(store.strays)
     held = set(await registry.foreign())
     rows = [info for info, durable in await registry.blocks() if durable]
     gone: list[str] = []
@@ -87,6 +95,9 @@ async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, 
         orphans=tuple(orphans),
         leftovers=tuple(leftovers),
         held=tuple(sorted(held)),
+        strays=tuple(strays),
+        unused=tuple(await registry.unused()),
+        broken_links=await registry.broken_links(),
     )
 
 
@@ -105,14 +116,20 @@ async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
         RegistryError: the database fails.
         StoreError: a file cannot be removed.
     """
+    # A stray may be what a row misses. Whether it is sound is for the next audit to say.
+    home = await asyncio.to_thread(_bring_home, store, found)
     on_disk = await asyncio.to_thread(lambda: {key for key in found.held if store.path(key).exists()})
     await registry.made_durable(sorted(on_disk))
     lost = [key for key in found.held if key not in on_disk]
     await registry.drop_blocks(lost, "evict", "was in the memory of a process that ended")
-    await registry.drop_blocks(found.gone, "miss", "its file is gone")
+    await registry.drop_blocks([key for key in found.gone if key not in home], "miss", "its file is gone")
+    await registry.drop_broken_links()
+    await registry.drop_blocks(found.unused, "evict", "no turn uses it")
     # Rows first: a file without a row is an orphan, a row without a file a promise that is broken.
     await registry.drop_blocks([key for key, _ in found.damaged], "miss", "its file was damaged")
-    await asyncio.to_thread(_remove, store, [*(key for key, _ in found.damaged), *found.orphans], found.leftovers)
+    await asyncio.to_thread(
+        _remove, store, [*(key for key, _ in found.damaged), *found.orphans, *found.unused], found.leftovers
+    )
 
 
 def _keys(store: DiskStore) -> list[str]:
@@ -123,6 +140,18 @@ def _problem(store: DiskStore, info: BlockInfo) -> tuple[str, bool]:
     """What is wrong with a row's file, and whether the file is there."""
     problem = store.check(info)
     return problem, bool(problem) and store.path(info.key).exists()
+
+
+def _bring_home(store: DiskStore, found: Audit) -> set[str]:
+    """Move strays that rows miss to where they belong, delete the others; the keys of those moved."""
+    wanted, moved = {*found.gone, *found.held}, set()
+    for path in found.strays:
+        key = path.stem
+        if key in wanted and store.bring_home(path):
+            moved.add(key)
+        else:
+            path.unlink(missing_ok=True)
+    return moved
 
 
 def _remove(store: DiskStore, keys: list[str], leftovers: tuple[Path, ...]) -> None:

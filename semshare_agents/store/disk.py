@@ -90,15 +90,43 @@ class DiskStore(BlockStore):
         """See `BlockStore.entries`."""
         files = []
         for path in self.folder.glob(f"*/*{codec.SUFFIX}"):
+            key = path.name.removesuffix(codec.SUFFIX)
+            if path != self.path(key):
+                continue
             with suppress(FileNotFoundError):  # another process may evict meanwhile
                 stat = path.stat()
-                files.append((stat.st_mtime_ns, path.name.removesuffix(codec.SUFFIX), stat.st_size))
+                files.append((stat.st_mtime_ns, key, stat.st_size))
         for _, key, size in sorted(files):
             yield key, size
 
     def leftovers(self) -> list[Path]:
         """Files that an interrupted write left aside."""
         return sorted(self.folder.glob("*/*.tmp"))
+
+    def strays(self) -> list[Path]:
+        """Block files in a folder where nobody looks for them."""
+        files = self.folder.rglob(f"*{codec.SUFFIX}")
+        return sorted(path for path in files if path != self.path(path.name.removesuffix(codec.SUFFIX)))
+
+    def bring_home(self, stray: Path) -> bool:
+        """Move a stray to where its name belongs.
+
+        Returns:
+            Whether it went there; False where a file is there already.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
+        path = self.path(stray.name.removesuffix(codec.SUFFIX))
+        try:
+            if path.exists():
+                return False
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            stray.rename(path)
+            _sync_folder(path.parent)
+        except OSError as e:
+            raise StoreError(f"{stray} cannot be moved to {path}: {e.strerror}") from e
+        return True
 
     def check(self, info: BlockInfo) -> str:
         """What is wrong with a block's file; empty where nothing is."""

@@ -1,4 +1,4 @@
-"""Conformance tests for whoever writes a KV store or an eviction policy; they need pytest.
+"""Conformance tests for whoever writes a KV store, a registry backend or an eviction policy; they need pytest.
 
 A backend's test derives a class and supplies one fixture::
 
@@ -9,6 +9,7 @@ A backend's test derives a class and supplies one fixture::
 """
 
 from semshare_agents.testing.eviction import EvictionPolicyConformance
+from semshare_agents.testing.registries import RegistryConformance
 from semshare_agents.testing.stores import StoreConformance
 
-__all__ = ["EvictionPolicyConformance", "StoreConformance"]
+__all__ = ["EvictionPolicyConformance", "RegistryConformance", "StoreConformance"]

@@ -52,12 +52,12 @@ def files(home: Path) -> list[Path]:
     return sorted((home / "kv").glob("*/*.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [(), ("demo",), ("chat",), ("turns",), ("stats",), ("verify",), ("models",), ("models", "pull"), ("bench",)],
-)
-def test_every_command_has_help(words: tuple[str, ...]) -> None:
-    status, output = run(*words, "--help")
+COMMANDS = ["", "demo", "chat", "turns", "stats", "verify", "doctor", "db", "db upgrade", "models", "models pull"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    status, output = run(*command.split(), "--help")
     assert status == 0
     assert "Usage" in output
 
@@ -136,6 +136,34 @@ async def test_verify_takes_over_what_a_killed_process_left(memory: Path) -> Non
     assert (await off_loop("verify", "--home", memory))[0] == 0
     assert finished.exists()
     assert not broken.exists()
+
+
+async def test_verify_brings_files_home_and_drops_what_nothing_uses(memory: Path) -> None:
+    import sqlite3
+
+    store = DiskStore(memory / "kv")
+    lost, unused, copied, *_ = files(memory)
+    other = memory / "kv" / ("00" if lost.parent.name != "00" else "01")
+    other.mkdir(exist_ok=True)
+    lost.rename(other / lost.name)
+    (memory / "kv" / copied.name).write_bytes(copied.read_bytes())
+    with sqlite3.connect(memory / "registry.db") as database:
+        database.execute(
+            "DELETE FROM turn_blocks WHERE block_id = (SELECT id FROM blocks WHERE key = ?)", (unused.stem,)
+        )
+        database.execute("INSERT INTO turn_blocks VALUES (999, 0, 1, 998)")
+    database.close()
+
+    status, output = await off_loop("verify", "--home", memory)
+    assert status == 1
+    # The lost file counts twice: where it lies, and for the row that misses it.
+    assert "5 problems" in output
+    assert (await off_loop("verify", "--fix", "--home", memory))[0] == 0
+    assert (await off_loop("verify", "--home", memory))[0] == 0
+    assert lost.exists()
+    assert copied.exists()
+    assert not unused.exists()
+    assert store.strays() == []
 
 
 async def test_verify_leaves_a_memory_in_use_alone(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ async def test_a_database_of_another_schema_version_is_refused(open_llm: OpenLLM
     llm = await open_llm()
     await llm.aclose()
     with sqlite3.connect(llm.settings.home / "registry.db") as db:
-        db.execute("UPDATE semshare_schema SET version = 999")
+        db.execute("UPDATE semshare_version SET version_num = '0999'")
     db.close()
     with pytest.raises(SchemaVersionError, match="999"):
         await open_llm()

@@ -221,4 +221,4 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_conformance_classes_are_public() -> None:
     from semshare_agents import testing
 
-    assert sorted(testing.__all__) == ["EvictionPolicyConformance", "StoreConformance"]
+    assert sorted(testing.__all__) == ["EvictionPolicyConformance", "RegistryConformance", "StoreConformance"]

@@ -53,3 +53,21 @@ def test_short_turns_have_one_window() -> None:
     signer = Signer(VOCABULARY, SEED)
     assert len(signer.bands(turn(1, 5))) == 1
     assert len(signer.bands(turn(1, 5000))) > 10
+
+
+def test_similarity_is_the_weighted_jaccard_of_windows() -> None:
+    signer = Signer(VOCABULARY, SEED)
+    others = [turn(1), reworded(turn(1), 0.3, 5), turn(2), turn(3, 50), np.asarray([0, 0, 7])]
+    found = signer.similarity(turn(1), others)
+
+    def windows(tokens: np.ndarray) -> list[set[int]]:
+        return [set(tokens[a : a + 256].tolist()) for a in range(0, max(1, len(tokens) - 128), 128)]
+
+    def weight(some: set[int]) -> float:
+        return sum((np.log1p(i) / np.log1p(VOCABULARY - 1)) ** 8 + 1e-9 for i in some)
+
+    for value, other in zip(found, others, strict=True):
+        best = [max(weight(a & b) / weight(a | b) for b in windows(other)) for a in windows(turn(1))]
+        assert abs(value - np.mean(best)) < 1e-9
+    assert found[0] > 1 - 1e-9
+    assert found[1] > max(found[2:])

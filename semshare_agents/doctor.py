@@ -1,0 +1,262 @@
+"""Doctor: is this machine, with these settings, fit to keep a memory? Each check says what it found and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import platform
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import torch
+
+from semshare_agents.errors import SemShareError
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.model.rows import BufferPool
+from semshare_agents.registry import Registry, schema
+from semshare_agents.registry.tables import SCHEMA_VERSION
+from semshare_agents.settings import Settings
+from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
+from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.packing import make_packing
+
+PACKAGES = ("semshare-agents", "torch", "transformers", "sqlalchemy", "alembic", "safetensors")
+SPEED_BLOCKS = 16
+SLOW_DISK_MB_PER_SECOND = 100.0
+MB = 1e6
+GIB = 1024**3
+
+
+class State(StrEnum):
+    """How a check went."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: What was looked at.
+        state: How it went.
+        found: What was found.
+        advice: What to do; empty where all is well.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+async def examine(settings: Settings, model: bool = True) -> AsyncIterator[Check]:
+    """Run all checks, the quick ones first; none changes the memory.
+
+    Args:
+        settings: What to examine.
+        model: Whether to load the model: without it its checks, the tiers' speeds and the self-test are left out.
+    """
+    yield Check("settings", State.OK, _settings(settings))
+    yield Check("versions", State.OK, _versions())
+    yield await asyncio.to_thread(_permissions, settings)
+    yield await asyncio.to_thread(_space, settings)
+    yield await _schema(settings)
+    if not model:
+        return
+    try:
+        loaded = await asyncio.to_thread(load, settings.model, settings.home, settings.device, settings.dtype)
+    except SemShareError as e:
+        yield Check("model", State.FAILED, str(e), "`semshare models pull` fetches the default model")
+        return
+    yield _model(loaded)
+    if loaded.support.rows is None:
+        return
+    for check in await asyncio.to_thread(_speeds, settings, loaded):
+        yield check
+    yield await _self_test(settings, loaded)
+
+
+def _settings(settings: Settings) -> str:
+    changed = {n: v for n, v in settings if n in settings.model_fields_set and n != "database_url"}
+    words = [f"{name}={value}" for name, value in changed.items()]
+    return ", ".join([f"home={settings.home}", *(w for w in words if not w.startswith("home="))])
+
+
+def _versions() -> str:
+    return ", ".join(
+        [f"python {platform.python_version()}", *(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)]
+    )
+
+
+def _permissions(settings: Settings) -> Check:
+    """Whether the folders can be written, and by the owner alone."""
+    open_to_others = []
+    for folder in (settings.home, settings.kv_dir):
+        if not folder.exists():
+            continue
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
+                pass
+        except OSError as e:
+            advice = "change its owner or mode, or give another home or store_dir"
+            return Check("permissions", State.FAILED, f"{folder} cannot be written: {e.strerror}", advice)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            open_to_others.append(str(folder))
+    if open_to_others:
+        found = f"other users of this machine may look into {' and '.join(open_to_others)}"
+        return Check("permissions", State.WARNING, found, f"chmod 700 {' '.join(open_to_others)}")
+    return Check("permissions", State.OK, "the folders are writable, by their owner alone")
+
+
+def _space(settings: Settings) -> Check:
+    """Whether the budgets fit what is free, counting what the memory itself takes as free."""
+    folder = next(p for p in (settings.kv_dir, *settings.kv_dir.parents) if p.exists())
+    kept = sum(path.stat().st_size for path in settings.kv_dir.glob("*/*.safetensors"))
+    disk, ram = shutil.disk_usage(folder).free, psutil.virtual_memory().available
+    found = (
+        f"disk {disk / GIB:.1f} GiB free, {kept / GIB:.1f} of {settings.disk_bytes / GIB:.1f} GiB used; "
+        f"RAM {ram / GIB:.1f} GiB free, budget {settings.memory_bytes / GIB:.1f} GiB"
+    )
+    advice = []
+    if settings.disk_bytes > disk + kept:
+        advice.append(f"set disk_bytes to at most {int(0.9 * (disk + kept))}")
+    if settings.memory_bytes > ram:
+        advice.append(f"set memory_bytes to at most {int(0.5 * ram)}")
+    return Check("free space", State.WARNING if advice else State.OK, found, "; ".join(advice))
+
+
+async def _schema(settings: Settings) -> Check:
+    """Whether the registry answers and is of this version; a new one is not made."""
+    start = time.perf_counter()
+    try:
+        if not await schema.current(settings.registry_url, settings.database_timeout_seconds):
+            return Check("registry", State.OK, "none yet; the first turn makes it")
+        registry = await Registry.open(settings.registry_url, timeout_seconds=settings.database_timeout_seconds)
+    except SemShareError as e:
+        return Check(
+            "registry", State.FAILED, str(e), "see the message; `semshare db upgrade` upgrades an older schema"
+        )
+    try:
+        took = time.perf_counter() - start
+        figures, abandoned = await registry.statistics(), await registry.abandoned()
+    finally:
+        await registry.close()
+    turns = sum(row["turns"] for row in figures["turns"].values())
+    found = (
+        f"{registry.dialect}, schema version {SCHEMA_VERSION}, opened in {took * 1000:.0f} ms; "
+        f"{turns:,} turns, {figures['blocks']:,} blocks"
+    )
+    if abandoned:
+        found += f", {len(abandoned)} of them of processes that ended"
+        return Check("registry", State.WARNING, found, "`semshare verify --fix` forgets them")
+    return Check("registry", State.OK, found)
+
+
+def _model(loaded: LoadedModel) -> Check:
+    support = loaded.support
+    weight = loaded.embeddings
+    found = (
+        f"{loaded.name}, {weight.dtype}".replace("torch.", "")
+        + f" on {weight.device}, {loaded.context_tokens:,} tokens"
+    )
+    if support.rows is None:
+        advice = "every turn runs cold: use a model with rotary positions to reuse KV"
+        return Check("model", State.WARNING, f"{found}; its KV cannot be reused: {support.reason}", advice)
+    if support.mover is None:
+        return Check("model", State.WARNING, f"{found}; its KV cannot be moved: {support.reason}", "exact reuse only")
+    return Check("model", State.OK, f"{found}; its KV can be reused and moved")
+
+
+def _speeds(settings: Settings, loaded: LoadedModel) -> list[Check]:
+    """Writing to and reading from each tier, with blocks of the model's own size."""
+    rows = loaded.support.rows
+    assert rows is not None
+    packing = make_packing(settings.kv_codec)
+    kv = BufferPool(rows, keep=0).acquire(settings.block_tokens)[:, :, :, : settings.block_tokens].normal_()
+    checks = []
+    stores: list[tuple[str, Callable[[Path], BlockStore]]] = [("memory", lambda _: MemoryStore(packing=packing))]
+    if settings.device_bytes:
+        device = "cuda" if settings.device == "auto" else settings.device
+        stores.insert(0, ("device", lambda _: DeviceStore(device, packing)))
+    if settings.disk_bytes:
+        stores.append(("disk", lambda folder: DiskStore(folder, packing)))
+    for name, made in stores:
+        try:
+            near = next(p for p in (settings.kv_dir, *settings.kv_dir.parents) if p.exists())
+            with tempfile.TemporaryDirectory(dir=near, prefix=".doctor-") as folder:
+                checks.append(_speed(name, made(Path(folder)), kv, loaded.fingerprint))
+        except (SemShareError, OSError) as e:
+            checks.append(Check(f"{name} tier", State.FAILED, str(e), "see permissions and free space"))
+    return checks
+
+
+def _speed(name: str, store: BlockStore, kv: torch.Tensor, fingerprint: str) -> Check:
+    infos = [BlockInfo(uuid4().hex, fingerprint, kv.shape[3]) for _ in range(SPEED_BLOCKS)]
+    start = time.perf_counter()
+    for info in infos:
+        store.put(info, kv)
+    between = time.perf_counter()
+    for info in infos:
+        block = store.get(info)
+        assert block is not None
+        block.clone()
+    end = time.perf_counter()
+    total = kv.nbytes * SPEED_BLOCKS / MB
+    write, read = total / (between - start), total / (end - between)
+    found = f"writes {write:,.0f} MB/s, reads {read:,.0f} MB/s ({SPEED_BLOCKS} blocks of {kv.nbytes / MB:.1f} MB)"
+    if name == "disk" and min(write, read) < SLOW_DISK_MB_PER_SECOND:
+        return Check(f"{name} tier", State.WARNING, found, "put store_dir on a faster disk, or use kv_codec=int8")
+    return Check(f"{name} tier", State.OK, found)
+
+
+TEST_TEXT = " ".join(f"Item {n} of the list lies in drawer {n * 7 % 31}." for n in range(12))
+
+
+async def _self_test(settings: Settings, loaded: LoadedModel) -> Check:
+    """A prompt answered cold, then from a memory of its own: the same tokens, and reused."""
+    messages = [{"role": "user", "content": TEST_TEXT}]
+    with tempfile.TemporaryDirectory(prefix="semshare-doctor-") as folder:
+        home = Path(folder)
+        chosen = {name: getattr(settings, name) for name in ("kv_codec", "block_tokens", "device", "dtype")}
+        try:
+            async with SemShareLLM.open(
+                loaded=loaded, home=home, database_url=None, min_gain=1.0, max_new_tokens=8, **chosen
+            ) as llm:
+                cold = await llm.generate(messages, reuse="off")
+                await llm.flush()
+                again = await llm.generate(messages, reuse="exact", store=False)
+        except SemShareError as e:
+            return Check("self-test", State.FAILED, str(e), "please report this")
+    report = again.report
+    found = (
+        f"{report.tokens['exact']} of {again.usage.prompt_tokens} tokens reused, first token after "
+        f"{report.ttft_seconds:.3f} s, cold {cold.report.ttft_seconds:.3f} s"
+    )
+    if report.reuse_class != "exact":
+        why = f"nothing was reused: {report.reason}"
+        return Check("self-test", State.FAILED, why, "a memory does not help with this model on this machine")
+    if again.tokens != cold.tokens:
+        lossy = settings.kv_codec != "raw"
+        state, advice = (
+            (State.WARNING, "kv_codec=raw keeps every bit") if lossy else (State.FAILED, "please report this")
+        )
+        return Check("self-test", state, f"{found}; another answer than the cold run's", advice)
+    return Check("self-test", State.OK, f"{found}; the same answer")
+
+
+def worst(checks: list[Check]) -> State:
+    """The worst state of all."""
+    order = list(State)
+    return max((check.state for check in checks), key=order.index, default=State.OK)

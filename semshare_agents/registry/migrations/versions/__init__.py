@@ -1,0 +1,1 @@
+"""The revisions; a file is frozen once it was released."""

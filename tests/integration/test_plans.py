@@ -1,0 +1,83 @@
+"""Every look-up by names and bands runs on an index, on both databases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import event
+
+from semshare_agents.match.find import find, find_similar
+from semshare_agents.match.signature import Signer
+from semshare_agents.registry import Registry
+from semshare_agents.values import Reuse
+from tests.lookups import LookupBench
+
+TURNS, TOKENS, VOCABULARY = 4000, 500, 5000
+LARGE = "turns|blocks|turn_blocks|bands"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'registry.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@contextmanager
+def statements(registry: Registry) -> Iterator[list[tuple[str, Any]]]:
+    """What the registry sends while the block lasts."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(registry._engine.sync_engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(registry._engine.sync_engine, "before_cursor_execute", note)
+
+
+async def plan(registry: Registry, statement: str, parameters: Any) -> str:
+    word = "EXPLAIN QUERY PLAN " if registry.dialect == "sqlite" else "EXPLAIN "
+    async with registry._reading() as c:
+        rows = (await c.exec_driver_sql(word + statement, parameters)).all()
+    return "\n".join(str(row[-1]) for row in rows)
+
+
+def scans(found: str) -> list[str]:
+    """Large tables that a plan reads as a whole."""
+    return re.findall(rf"(?:SCAN|Seq Scan on) (?:{LARGE})\b.*", found)
+
+
+async def test_look_ups_are_indexed(url: str) -> None:
+    registry = await Registry.open(url)
+    try:
+        scope = await registry.scope("acme", "f" * 64)
+        signer, rng = Signer(VOCABULARY, scope.seed), np.random.default_rng(0)
+        texts = [rng.integers(0, VOCABULARY, TOKENS) for _ in range(TURNS)]
+        bench = LookupBench()
+        await bench.fill(registry, scope, signer, texts)
+        prompt = np.concatenate((texts[7][:150], rng.integers(0, VOCABULARY, 20), texts[9][150:350]))
+        with statements(registry) as seen:
+            found = await find(registry, scope, prompt, bench.block_tokens, Reuse.MOVED, 48)
+            similar = await find_similar(registry, scope, signer, texts[11])
+            await registry.history("acme", "nobody")
+        assert {8, 10} <= {d.turn_id for d in found.donors}
+        assert similar[0].turn_id == 12
+        looked_up = [pair for pair in seen if re.match(r"\s*SELECT", pair[0])]
+        assert len(looked_up) >= 7
+        for statement, parameters in looked_up:
+            explained = await plan(registry, statement, parameters)
+            assert re.search(r"USING|Index", explained), f"{statement}\n{explained}"
+            assert scans(explained) == [], f"{statement}\n{explained}"
+        # The same eye does see a scan.
+        assert scans(await plan(registry, "SELECT count(*) FROM blocks WHERE size_bytes < 0", ()))
+    finally:
+        await registry.close()
