@@ -117,6 +117,7 @@ class Guard:
         settings: How it judges.
         repaired: Waits for repair, which leaves behind most of what a cold run needs.
         seed: Of the draws; None for a new one.
+        seen: Told of every sample.
     """
 
     def __init__(
@@ -125,11 +126,13 @@ class Guard:
         settings: GuardSettings,
         repaired: Callable[[], Awaitable[None]],
         seed: int | None = None,
+        seen: Callable[[DriftSample], None] = lambda _: None,
     ):
         self._turns = turns
         self._settings = settings
         self._repaired = repaired
         self._random = Random(seed)
+        self._seen = seen
         self._watches: dict[int, dict[str | None, Watch]] = {}
         self._waiting: deque[Job] = deque(maxlen=MOST_WAITING)
         self._task: asyncio.Task[None] | None = None
@@ -254,6 +257,7 @@ class Guard:
     async def _judge(self, job: Job, sample: DriftSample) -> None:
         """Record a sample and hold its tenant and session to the budget."""
         await self._turns.registry.add_drift(job.scope, sample)
+        self._seen(sample)
         watches = await self._watches_of(job.scope)
         for whose in dict.fromkeys((None, job.session)):
             watch = watches.setdefault(whose, Watch())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -17,7 +18,9 @@ from semshare_agents.evict import make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.registry import Registry
+from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
+from semshare_agents.observe.tracing import Tracing
+from semshare_agents.registry import DriftSample, Registry
 from semshare_agents.remember import make_durable, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.reuse.cost import CostModel, measured
@@ -54,6 +57,7 @@ class SemShareLLM:
         self._guard: Guard | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
+        self.observers: list[Observer] = [TurnLog(settings.log_text), *([Tracing()] if settings.tracing else [])]
 
     @classmethod
     def open(
@@ -134,8 +138,13 @@ class SemShareLLM:
             GuardSettings(settings.guard_share, settings.guard_kl, settings.guard_window, settings.guard_probe_turns),
             self._repaired,
             settings.guard_seed,
+            self._measured,
         )
         return self
+
+    def _measured(self, sample: DriftSample) -> None:
+        for observer in self.observers:
+            observer.drift(sample)
 
     async def _repaired(self) -> None:
         if self._repairer is not None:
@@ -243,7 +252,8 @@ class SemShareLLM:
         Args:
             messages: `{"role", "content"}` mappings.
             options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`strict`,
-                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `sampling` or the fields of
+                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `raw` (the one message's text is the prompt,
+                without a chat template), `sampling` or the fields of
                 `semshare_agents.values.Sampling` by name.
 
         Raises:
@@ -259,6 +269,7 @@ class SemShareLLM:
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
         """
         turns, request = self.turns, self._request(messages, options)
+        began = time.time()
         guard = self._guard
         assert guard is not None
         admitted = await guard.admit(request)
@@ -271,7 +282,11 @@ class SemShareLLM:
             turn_id = await self._store(turns, prefilled, answer) if request.store else None
         finally:
             prefilled.run.close()
-        yield Piece("", _generation(prefilled, answer, turn_id))
+        generation = _generation(prefilled, answer, turn_id)
+        seen = TurnSeen(turns.model.name, prefilled.request, generation, began, time.time())
+        for observer in self.observers:
+            observer.turn(seen)
+        yield Piece("", generation)
 
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
@@ -302,7 +317,9 @@ class SemShareLLM:
         reuse = options.pop("reuse", None)
         fidelity = options.pop("fidelity", None)
         sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
-        fixed = {name: options.pop(name) for name in ("session", "tools", "store", "ablations") if name in options}
+        fixed = {
+            name: options.pop(name) for name in ("session", "tools", "store", "ablations", "raw") if name in options
+        }
         fields = set(Sampling.__dataclass_fields__)
         unknown = set(options) - fields
         if unknown:

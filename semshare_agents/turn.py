@@ -32,7 +32,7 @@ from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
-from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
+from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.retain.watch import TailWatch
@@ -71,6 +71,7 @@ class Request:
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
         ablations: See `ABLATIONS`.
+        raw: Whether the text of the one message is the prompt as it is, without a chat template.
     """
 
     messages: Messages
@@ -82,6 +83,7 @@ class Request:
     store: bool = True
     fidelity: Fidelity = FAST
     ablations: frozenset[str] = frozenset()
+    raw: bool = False
 
 
 @dataclass
@@ -226,7 +228,10 @@ class Turns:
         with clock.stage("tokenise"):
             messages = clean_messages(request.messages)
             request = replace(request, messages=messages)
-            prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
+            if request.raw:
+                prompt = await asyncio.to_thread(tokenise_text, self.model.tokenizer, messages)
+            else:
+                prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
             scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
         impossible = self._impossible(request, len(prompt) + room)

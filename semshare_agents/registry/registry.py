@@ -19,7 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
 from semshare_agents.match.spans import Hit
+from semshare_agents.observe.reuse_map import packed
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.browsing import BrowseQueries
 from semshare_agents.registry.engine import any_of, make_engine
 from semshare_agents.registry.guarding import GuardQueries
 from semshare_agents.store.base import BlockInfo
@@ -86,7 +88,7 @@ class NewTurn:
     superseded: int | None = None
 
 
-class Registry(GuardQueries):
+class Registry(GuardQueries, BrowseQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
@@ -332,7 +334,7 @@ class Registry(GuardQueries):
             "tokens": turn.tokens.astype("<i4").tobytes(),
             "messages": json.dumps(list(turn.messages), ensure_ascii=False),
             "answer": turn.answer,
-            "report": json.dumps(report_dict(report)),
+            "report": json.dumps({**report_dict(report), "spans": packed(report.spans)}, separators=(",", ":")),
         }
         row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
         return int(row)
