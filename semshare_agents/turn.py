@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -398,7 +398,10 @@ class Turns:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
                 run.stop.set()
-                await asyncio.wait([future])
+                # Some frameworks cancel again at every step; the buffer may not be freed under a running forward.
+                while not future.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([future])
                 if not future.cancelled():
                     future.exception()
                 raise

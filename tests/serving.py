@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from semshare_server import Keyring, create_app
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.settings import load_server_settings
-from semshare_server import Keyring, create_app
 
 MODEL = "tiny-llama"
 

@@ -74,7 +74,8 @@ class Answering:
         while True:
             task = self._next or asyncio.create_task(self._advance())
             self._next = task
-            piece = await task
+            # Whoever reads may be cancelled more than once: `aclose` alone ends the computation.
+            piece = await asyncio.shield(task)
             self._next = None
             if piece is None:
                 return

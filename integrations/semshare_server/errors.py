@@ -22,6 +22,7 @@ from semshare_agents.errors import (
 
 log = logging.getLogger(__name__)
 
+CODES = {413: "body_too_large"}
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -141,4 +142,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
-        return APIError(error.status_code, str(error.detail), headers=headers).response()
+        return APIError(error.status_code, str(error.detail), CODES.get(error.status_code), headers=headers).response()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from semshare_server.errors import APIError
@@ -105,7 +106,8 @@ class Gate:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._body_bytes:
-                raise self._too_large()
+                # Only this exception leaves the body's parser as it is.
+                raise HTTPException(413, self._too_large().message)
             return message
 
         return received

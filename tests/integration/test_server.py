@@ -11,13 +11,14 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from semshare_server import Keyring
+from semshare_server.keys import add_key, digest
+from semshare_server.serve import checked_keys
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.settings import load_server_settings
-from semshare_server import Keyring
-from semshare_server.keys import add_key, digest
-from semshare_server.serve import checked_keys
+from semshare_agents.values import Piece
 from tests import tiny
 from tests.serving import MODEL, serving
 
@@ -269,17 +270,27 @@ async def test_a_client_that_goes_away_frees_its_place(llm: SemShareLLM, stream:
         assert len(await llm.turns.registry.turns()) == 1
 
 
-async def test_silence_is_filled_with_pings(llm: SemShareLLM) -> None:
-    slow = {**CHAT, "max_tokens": 1200}
-    async with serving(llm, running=1, ping_seconds=1) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
-        async with http.stream("POST", "/v1/chat/completions", json={**slow, "stream": True}) as first:
-            lines = first.aiter_lines()
-            await anext(lines)
-            async with http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as second:
-                assert second.status_code == 200
-                waiting = second.aiter_lines()
-                heard = [await anext(waiting) for _ in range(2)]
-            assert any(line.startswith(": ping") for line in heard)
+async def test_silence_is_filled_with_pings(llm: SemShareLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = llm.stream
+
+    async def slow(*messages: Any, **options: Any) -> AsyncIterator[Piece]:
+        await asyncio.sleep(2.6)
+        async for piece in real(*messages, **options):
+            yield piece
+
+    monkeypatch.setattr(llm, "stream", slow)
+    async with serving(llm, ping_seconds=1) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+            assert answer.status_code == 200
+            lines = [line async for line in answer.aiter_lines()]
+        assert any(line.startswith(": ping") for line in lines)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+        # What goes wrong after the first ping can have no status any more: it is an event.
+        long = {**CHAT, "messages": [tiny.user("x" * 5000)], "stream": True}
+        answer = await http.post("/v1/chat/completions", json=long)
+        assert answer.status_code == 200
+        assert '"code": "context_length_exceeded"' in answer.text
+        assert "[DONE]" not in answer.text
 
 
 async def test_answers_under_way_are_finished_when_the_server_ends(llm: SemShareLLM) -> None:
