@@ -117,7 +117,7 @@ def of_validation(error: RequestValidationError) -> APIError:
     """The first thing that is wrong with a body."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = "the body is not JSON" if first["type"] == "json_invalid" else first["msg"]
+    message = "the body is not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "this server does not know that field"
     place = place.encode("utf-8", "replace").decode()
@@ -138,6 +138,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
         return of_validation(error).response()
+
+    @app.exception_handler(500)
+    async def _fault(_: Request, __: Exception) -> JSONResponse:
+        # The framework raises it again afterwards, so that it is logged with its traceback.
+        return APIError(500, "the server could not answer; its log says why", "internal_error").response()
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:

@@ -61,6 +61,10 @@ def line(row: TurnRow, report: dict[str, Any]) -> dict[str, Any]:
     return {**vars(row), "parts": parts, "told": told}
 
 
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:,.1f}"
+
+
 class Page:
     """The routes of the page.
 
@@ -102,12 +106,11 @@ class Page:
             "ttft": sum(row.ttft_seconds for row in rows),
             "cold": sum(row.predicted_cold_seconds for row in rows),
         }
-        mib = lambda size: f"{size / MIB:,.1f}"  # noqa: E731
         tiers = [
             {
                 "name": tier.name,
-                "used": mib(tier.used_bytes),
-                "budget": f"{mib(tier.budget_bytes)} MiB",
+                "used": _mib(tier.used_bytes),
+                "budget": f"{_mib(tier.budget_bytes)} MiB",
             }
             for tier in self._llm.turns.tiers.tiers
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 INT64 = 2**63
 
@@ -92,6 +92,19 @@ class ChatRequest(Common):
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
+
+    @field_validator("tools", "response_format", "tool_choice", mode="before")
+    @classmethod
+    def _not_here(cls, value: Any, info: ValidationInfo) -> Any:
+        """Say so clearly: an answer that ignored them would look like one that followed them."""
+        asked = {
+            "tools": bool(value),
+            "response_format": isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"),
+            "tool_choice": value == "required" or isinstance(value, dict),
+        }
+        if asked[str(info.field_name)]:
+            raise ValueError("this server answers in plain text, without tools and JSON modes: leave it out")
+        return value
 
 
 class CompletionRequest(Common):

@@ -70,17 +70,14 @@ async def test_turns_show_prints_the_prompt_by_kind(memory: Path) -> None:
 
 
 async def test_turns_show_without_the_model_shows_dots(memory: Path, folder: Path) -> None:
-    names = [p for p in sorted(folder.glob("*")) if p.name.startswith(("tokenizer", "chat_template", "special"))]
-    away = folder.with_name("away")
-    away.mkdir()
-    try:
-        for path in names:
-            path.rename(away / path.name)
-        status, output = await asyncio.to_thread(run, "turns", "show", "2", "--home", memory)
-    finally:
-        for path in names:
-            (away / path.name).rename(path)
-        away.rmdir()
+    def moved_away() -> tuple[int, str]:
+        away = folder.rename(folder.with_name("away"))
+        try:
+            return run("turns", "show", "2", "--home", memory)
+        finally:
+            away.rename(folder)
+
+    status, output = await asyncio.to_thread(moved_away)
     assert status == 0
     assert "fox" not in output
     assert "····" in output

@@ -148,6 +148,10 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
     ({"seed": 2**70}, 400, "seed"),
     ({"logprobs": True}, 400, "logprobs"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "without tools"),
+    ({"tool_choice": "required"}, 400, "without tools"),
+    ({"response_format": {"type": "json_object"}}, 400, "JSON modes"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, 400, "JSON modes"),
     ({"tenant": "bolt"}, 400, "tenant"),
     ({"semshare": {"tenant": "bolt"}}, 400, "tenant"),
     ({"semshare": {"reuse": "all"}}, 400, "reuse"),
@@ -166,6 +170,28 @@ async def test_bad_input_is_told_in_openai_shape(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
     assert told in f"{error['message']} {error['param']} {error['code']}"
+
+
+async def test_a_fault_of_the_server_has_openais_shape_too(llm: SemShareLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any, **__: Any) -> AsyncIterator[Piece]:
+        raise RuntimeError("a bug")
+        yield
+
+    monkeypatch.setattr(llm, "stream", broken)
+    async with serving(llm, running=1, queue=0) as url, httpx.AsyncClient(base_url=url) as http:
+        for stream in (False, True, False):  # and its place is free again each time
+            answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+            assert answer.status_code == 500
+            assert answer.json()["error"]["type"] == "server_error"
+            assert "a bug" not in answer.text
+
+
+async def test_a_very_low_temperature_is_greedy(url: str) -> None:
+    async with client(url) as ai:
+        greedy = await ai.chat.completions.create(**CHAT)
+        for temperature in (1e-110, 1e-7, 1e-5):
+            cool = await ai.chat.completions.create(**CHAT, temperature=temperature)
+            assert cool.choices[0].message.content == greedy.choices[0].message.content
 
 
 async def test_malformed_bodies(url: str) -> None:
