@@ -158,7 +158,8 @@ class Routes:
         self._model = model
         self._since = int(time.time())
         self.router = APIRouter(prefix="/v1", responses=RESPONSES)
-        stream = {"text/event-stream": {"schema": {"type": "string"}}}
+        event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+        stream = {"text/event-stream": {"schema": event}}
         made: dict[int | str, dict[str, Any]] = {
             200: {"content": stream, "description": "The answer, or its events where `stream` is true."}
         }
