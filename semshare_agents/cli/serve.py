@@ -51,7 +51,7 @@ async def _serve(settings: Settings, server: ServerSettings) -> None:
 @keys_app.command("add")
 def add(
     tenant: Annotated[str, typer.Argument(help="Whose memory the key opens.")],
-    file: Annotated[Path | None, typer.Option(help="Where its digest is kept; default: keys in --home.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Where its digest is kept; default: api-keys in --home.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Make an API key and print it once; the file keeps only its digest."""
@@ -59,7 +59,7 @@ def add(
         from semshare_server.keys import add_key
     except ImportError as e:
         raise ConfigurationError(NEEDS) from e
-    path = file or settings_of(home=home).home / "keys"
+    path = file or settings_of(home=home).home / "api-keys"
     key = add_key(path, tenant)
     typer.echo(key)
     console.print(f"`semshare serve --keys-file {path}` accepts it", style="dim", soft_wrap=True, highlight=False)

@@ -105,7 +105,8 @@ async def test_serve_with_a_key_until_a_signal(folder: Path, tmp_path: Path) -> 
     assert status == 0
     key = output.splitlines()[0]
     command = [sys.executable, "-c", "from semshare_agents.cli.main import main; main()", "serve", "--port", "0"]
-    command += ["--model", str(folder), "--home", str(home), "--keys-file", str(home / "keys"), "--log-format", "json"]
+    command += ["--model", str(folder), "--home", str(home), "--keys-file", str(home / "api-keys")]
+    command += ["--log-format", "json"]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env={**os.environ})
     assert process.stderr is not None
     url = None

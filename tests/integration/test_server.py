@@ -11,10 +11,13 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+import semshare_server
+from blockbuster import blockbuster_ctx
 from semshare_server import Keyring
 from semshare_server.keys import add_key, digest
 from semshare_server.serve import checked_keys
 
+import semshare_agents
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.settings import load_server_settings
@@ -192,6 +195,16 @@ async def test_a_very_low_temperature_is_greedy(url: str) -> None:
         for temperature in (1e-110, 1e-7, 1e-5):
             cool = await ai.chat.completions.create(**CHAT, temperature=temperature)
             assert cool.choices[0].message.content == greedy.choices[0].message.content
+
+
+async def test_nothing_blocks_the_event_loop(url: str) -> None:
+    with blockbuster_ctx(scanned_modules=[semshare_server, semshare_agents]):
+        async with client(url) as ai, httpx.AsyncClient(base_url=url) as http:
+            await ai.chat.completions.create(**CHAT)
+            stream = await ai.chat.completions.create(**CHAT, stream=True)
+            assert [event async for event in stream]
+            for path in ("/", "/turn?id=1", "/metrics", "/static/page.css", "/v1/models"):
+                assert (await http.get(path)).status_code == 200, path
 
 
 async def test_malformed_bodies(url: str) -> None:
