@@ -118,6 +118,7 @@ class Guard(IdleWork[Job]):
         settings: How it judges.
         repaired: Waits for repair, which leaves behind most of what a cold run needs.
         seed: Of the draws; None for a new one.
+        seen: Told of every sample.
     """
 
     def __init__(
@@ -126,12 +127,14 @@ class Guard(IdleWork[Job]):
         settings: GuardSettings,
         repaired: Callable[[], Awaitable[None]],
         seed: int | None = None,
+        seen: Callable[[DriftSample], None] = lambda _: None,
     ):
         super().__init__(MOST_WAITING)
         self._turns = turns
         self._settings = settings
         self._repaired = repaired
         self._random = Random(seed)
+        self._seen = seen
         self._watches: dict[int, dict[str | None, Watch]] = {}
 
     # --- before and during a turn
@@ -237,6 +240,7 @@ class Guard(IdleWork[Job]):
     async def _judge(self, job: Job, sample: DriftSample) -> None:
         """Record a sample and hold its tenant and session to the budget."""
         await self._turns.registry.add_drift(job.scope, sample)
+        self._seen(sample)
         watches = await self._watches_of(job.scope)
         for whose in dict.fromkeys((None, job.session)):
             watch = watches.setdefault(whose, Watch())

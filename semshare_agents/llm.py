@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -17,7 +18,9 @@ from semshare_agents.evict import make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.registry import Registry
+from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
+from semshare_agents.observe.tracing import Tracing
+from semshare_agents.registry import DriftSample, Registry
 from semshare_agents.remember import Kept, keep, make_durable, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
@@ -55,6 +58,7 @@ class SemShareLLM:
         self._guard: Guard | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
+        self.observers: list[Observer] = [TurnLog(settings.log_text), *([Tracing()] if settings.tracing else [])]
 
     @classmethod
     def open(
@@ -146,8 +150,13 @@ class SemShareLLM:
             GuardSettings(settings.guard_share, settings.guard_kl, settings.guard_window, settings.guard_probe_turns),
             self._repaired,
             settings.guard_seed,
+            self._measured,
         )
         return self
+
+    def _measured(self, sample: DriftSample) -> None:
+        for observer in self.observers:
+            observer.drift(sample)
 
     async def _repaired(self) -> None:
         if self._repairer is not None:
@@ -252,7 +261,8 @@ class SemShareLLM:
         Args:
             messages: `{"role", "content"}` mappings.
             options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`strict`,
-                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `sampling` or the fields of
+                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `raw` (the one message's text is the prompt,
+                without a chat template), `sampling` or the fields of
                 `semshare_agents.values.Sampling` by name.
 
         Raises:
@@ -268,6 +278,7 @@ class SemShareLLM:
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
         """
         turns, request = self.turns, self._request(messages, options)
+        began = time.time()
         guard = self._guard
         assert guard is not None
         admitted = await guard.admit(request)
@@ -288,7 +299,11 @@ class SemShareLLM:
             prefilled.run.close()
             if kept is not None and turn_id is None:
                 await asyncio.to_thread(turns.tiers.forget, kept.fresh)
-        yield Piece("", _generation(prefilled, answer, turn_id))
+        generation = _generation(prefilled, answer, turn_id)
+        seen = TurnSeen(turns.model.name, prefilled.request, generation, began, time.time())
+        for observer in self.observers:
+            observer.turn(seen)
+        yield Piece("", generation)
 
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
@@ -320,7 +335,9 @@ class SemShareLLM:
         reuse = options.pop("reuse", None)
         fidelity = options.pop("fidelity", None)
         sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
-        fixed = {name: options.pop(name) for name in ("session", "tools", "store", "ablations") if name in options}
+        fixed = {
+            name: options.pop(name) for name in ("session", "tools", "store", "ablations", "raw") if name in options
+        }
         fields = set(Sampling.__dataclass_fields__)
         unknown = set(options) - fields
         if unknown:

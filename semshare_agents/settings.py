@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from semshare_agents.errors import ConfigurationError
@@ -14,6 +14,7 @@ from semshare_agents.values import FAST, Fidelity, Reuse
 
 GIB = 1024**3
 
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -76,6 +77,8 @@ class Settings(BaseSettings):
     guard_seed: int | None = Field(None, description="seed of the guard's draws; default: a new one each time")
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
     max_new_tokens: int = Field(512, gt=0, description="longest answer of calls that do not say")
+    tracing: bool = Field(False, description="an OpenTelemetry span for each turn; needs the extra `otel`")
+    log_text: bool = Field(False, description="log the text of prompts and answers too")
 
     @field_validator("reuse", mode="before")
     @classmethod
@@ -104,14 +107,45 @@ class Settings(BaseSettings):
         return self.store_dir or self.home / "kv"
 
 
+class ServerSettings(BaseSettings):
+    """Settings of `semshare serve`; each can be given as ``SEMSHARE_SERVER_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SEMSHARE_SERVER_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: a free one")
+    keys_file: Path | None = Field(None, description="file of hashed API keys; `semshare keys add` writes it")
+    keys: SecretStr | None = Field(None, description="API keys as tenant=key, separated by commas")
+    running: int = Field(8, ge=1, description="requests that are worked on at once")
+    queue: int = Field(64, ge=0, description="requests that may wait; more get status 429")
+    body_bytes: int = Field(4 * 1024**2, ge=1024, description="largest request body")
+    ping_seconds: int = Field(15, ge=1, description="a comment is streamed after so much silence")
+    shutdown_seconds: int = Field(30, ge=1, description="how long answers under way may take when the server ends")
+    log_format: str = Field("plain", pattern="^(plain|json)$", description="plain or json, one object a line")
+    page: bool = Field(True, description="whether there is a page at /")
+
+
+def load_server_settings(**overrides: Any) -> ServerSettings:
+    """Server settings from the environment, with `overrides` on top.
+
+    Raises:
+        ConfigurationError: a value is not allowed or a name is unknown.
+    """
+    return _loaded(ServerSettings, overrides)
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment, with `overrides` on top.
 
     Raises:
         ConfigurationError: a value is not allowed or a name is unknown.
     """
+    return _loaded(Settings, overrides)
+
+
+def _loaded(kind: type[AnySettings], overrides: dict[str, Any]) -> AnySettings:
     try:
-        return Settings(**{k: v for k, v in overrides.items() if v is not None})
+        return kind(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as e:
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'settings'}: {p['msg']}" for p in e.errors())
         raise ConfigurationError(f"invalid settings: {problems}") from e

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
-from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise
+from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.retain import Retention, TailWatch
@@ -72,6 +72,7 @@ class Request:
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
         ablations: See `ABLATIONS`.
+        raw: Whether the text of the one message is the prompt as it is, without a chat template.
     """
 
     messages: Messages
@@ -83,6 +84,7 @@ class Request:
     store: bool = True
     fidelity: Fidelity = FAST
     ablations: frozenset[str] = frozenset()
+    raw: bool = False
 
 
 @dataclass
@@ -233,7 +235,10 @@ class Turns:
         with clock.stage("tokenise"):
             messages = clean_messages(request.messages)
             request = replace(request, messages=messages)
-            prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
+            if request.raw:
+                prompt = await asyncio.to_thread(tokenise_text, self.model.tokenizer, messages)
+            else:
+                prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
             scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
         impossible = self._impossible(request, len(prompt) + room)
@@ -400,7 +405,10 @@ class Turns:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
                 run.stop.set()
-                await asyncio.wait([future])
+                # Some frameworks cancel again at every step; the buffer may not be freed under a running forward.
+                while not future.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([future])
                 if not future.cancelled():
                     future.exception()
                 raise

@@ -279,6 +279,27 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A run of prompt tokens of one kind and donor.
+
+    Attributes:
+        start: Its first token.
+        length: Tokens.
+        kind: How they were used: rows that were computed again count as computed.
+        donor_turn: Turn whose KV it is; None for computed tokens.
+        donor_start: Position of its first token there.
+        distance: Mean distance of semantically matched tokens; 0.0 for equal ones.
+    """
+
+    start: int
+    length: int
+    kind: Kind
+    donor_turn: int | None = None
+    donor_start: int | None = None
+    distance: float = 0.0
+
+
+@dataclass(frozen=True)
 class Report:
     """What a turn reused, how sure that is and what it cost.
 
@@ -296,6 +317,7 @@ class Report:
         drift_kl: Mean KL to a cold run that the turn was predicted to keep, in nats; 0.0 for exact and cold turns.
         misses: Blocks that the registry promised and the store could not serve.
         turn_id: The stored turn; `None` until it is stored, or where storing is off.
+        spans: The reuse map: runs that cover the prompt.
     """
 
     reuse_class: str
@@ -311,6 +333,7 @@ class Report:
     drift_kl: float = 0.0
     misses: int = 0
     turn_id: int | None = None
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ MIB = 1024**2
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=40, help="fuzzed requests of each operation of the server")
+    parser.addoption("--screenshots", help="keep the page's screenshots in this folder")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     # Tiny matrices gain nothing from a second thread.

@@ -31,10 +31,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 def turns(
+    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, help="Most turns to show.")] = 20,
     home: HomeOption = None,
 ) -> None:
-    """Show the newest turns and what they reused."""
+    """Show the newest turns and what they reused; `show` and `export` show the reuse map of one."""
+    if context.invoked_subcommand is not None:
+        return
     rows = asyncio.run(_turns(settings_of(home=home), limit))
     if not rows:
         console.print("no turns yet")
@@ -110,7 +113,7 @@ def verify(
 
 
 @asynccontextmanager
-async def _registry(settings: Settings) -> AsyncIterator[Registry]:
+async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
     """The registry, which must be there already: looking at a memory does not make one."""
     from semshare_agents.registry import Registry
 
@@ -128,12 +131,12 @@ async def _registry(settings: Settings) -> AsyncIterator[Registry]:
 
 
 async def _turns(settings: Settings, limit: int) -> list[Any]:
-    async with _registry(settings) as registry:
+    async with open_registry(settings) as registry:
         return list(await registry.turns(limit))
 
 
 async def _stats(settings: Settings) -> dict[str, Any]:
-    async with _registry(settings) as registry:
+    async with open_registry(settings) as registry:
         figures = {**await registry.statistics(), "guard": await registry.guard_statistics()}
     files, size = await asyncio.to_thread(_disk_use, settings.kv_dir)
     tier = {"folder": str(settings.kv_dir), "files": files, "bytes": size, "budget_bytes": settings.disk_bytes}
@@ -156,7 +159,7 @@ async def _verify(settings: Settings, fix: bool) -> tuple[Audit, int, bool]:
     from semshare_agents.store.audit import audit, repair
     from semshare_agents.store.disk import DiskStore
 
-    async with _registry(settings) as registry, alone_with(registry, settings.home) as alone:
+    async with open_registry(settings) as registry, alone_with(registry, settings.home) as alone:
         if fix and not alone:
             raise ConfigurationError(f"another process uses {settings.home}: end it, then run `semshare verify --fix`")
         store = await asyncio.to_thread(DiskStore, settings.kv_dir)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, inspect, models
+from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, inspect, maps, models, serve
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(
@@ -17,11 +17,17 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("chat")(chat.chat)
-app.command("turns")(inspect.turns)
+app.command("serve")(serve.serve)
 app.command("stats")(inspect.stats)
 app.command("verify")(inspect.verify)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
+turns_app = typer.Typer()
+turns_app.callback(invoke_without_command=True)(inspect.turns)
+turns_app.command("show")(maps.show)
+turns_app.command("export")(maps.export)
+app.add_typer(turns_app, name="turns")
+app.add_typer(serve.keys_app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
 app.add_typer(bench.app, name="bench")

@@ -17,6 +17,9 @@ from transformers import (
 
 from semshare_agents.values import Ints, Sampling
 
+COLDEST = 1e-6
+"""Below this a temperature draws what greedy decoding does, and divided logits would overflow."""
+
 
 class Sampler:
     """Draws the next token from logits, with transformers' processors and warpers.
@@ -28,7 +31,7 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device):
-        self._greedy = sampling.temperature == 0
+        self._greedy = sampling.temperature < COLDEST
         self._seen = torch.as_tensor(prompt, device=device)[None]
         self._generator = torch.Generator(device=device)
         if sampling.seed is None:

@@ -75,6 +75,27 @@ def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[st
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
+def tokenise_text(tokenizer: Any, messages: list[dict[str, Any]]) -> Ints:
+    """Encode a prompt that is to be continued as it is.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        messages: One validated message, whose content is the prompt.
+
+    Returns:
+        Token ids, shape `(tokens,)`.
+
+    Raises:
+        InvalidMessagesError: there is more than one message, or it has no tokens.
+    """
+    if len(messages) != 1:
+        raise InvalidMessagesError("a raw prompt is one message: its content is continued as it is")
+    encoded = np.asarray(tokenizer.encode(messages[0]["content"]), dtype=np.int64)
+    if not len(encoded):
+        raise InvalidMessagesError("the prompt is empty: give it at least one token")
+    return encoded
+
+
 def question_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> int:
     """How many tokens at the prompt's end hold what is asked: the last paragraph, and what the template adds.
 

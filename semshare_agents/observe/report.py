@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_agents.observe.reuse_map import spans_of
 from semshare_agents.values import Alignment, Kind, Plan, Report
 
 
@@ -76,4 +77,5 @@ def make_report(
         reason=plan.reason,
         drift_kl=plan.drift_kl,
         misses=misses,
+        spans=spans_of(alignment, kinds),
     )

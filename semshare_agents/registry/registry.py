@@ -19,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.match.spans import Hit
+from semshare_agents.observe.reuse_map import packed
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.browsing import BrowseQueries
 from semshare_agents.registry.checking import CheckQueries
 from semshare_agents.registry.engine import any_of, listed, make_engine, oldest, wrapped
 from semshare_agents.registry.guarding import GuardQueries, session_id
@@ -91,7 +93,7 @@ class NewTurn:
     superseded: int | None = None
 
 
-class Registry(GuardQueries, CheckQueries):
+class Registry(GuardQueries, CheckQueries, BrowseQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
@@ -376,7 +378,7 @@ class Registry(GuardQueries, CheckQueries):
             "messages": json.dumps(list(turn.messages), ensure_ascii=False),
             # PostgreSQL has no such character.
             "answer": turn.answer.replace("\x00", "\ufffd"),
-            "report": json.dumps(report_dict(report)),
+            "report": json.dumps({**report_dict(report), "spans": packed(report.spans)}, separators=(",", ":")),
         }
         row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
         return int(row)

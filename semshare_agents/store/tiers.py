@@ -55,6 +55,10 @@ class Tier:
         budget_bytes: Most bytes it may hold; positive.
         policy: Who goes first.
         leases: Blocks in use.
+
+    Attributes:
+        evicted: Blocks evicted so far, by reason.
+        evicted_bytes: Their bytes.
     """
 
     def __init__(self, store: BlockStore, budget_bytes: int, policy: EvictionPolicy, leases: Leases):
@@ -65,6 +69,8 @@ class Tier:
         self._lock = Lock()
         self._sizes: dict[str, int] = {}
         self._used_bytes = 0
+        self.evicted: Counter[str] = Counter()
+        self.evicted_bytes: Counter[str] = Counter()
         for key, size in store.entries():
             self._account(Entry(key, size))
 
@@ -102,8 +108,7 @@ class Tier:
             victims, missing = self._victims(self._used_bytes + entry.size_bytes - self.budget_bytes)
             if missing > 0:
                 return None
-            for key in victims:
-                self._drop(key)
+            self._evict(victims, "budget")
             self._account(entry)
             return victims
 
@@ -118,6 +123,12 @@ class Tier:
                 missing_bytes -= self._sizes[key]
         return victims, missing_bytes
 
+    def _evict(self, victims: Iterable[str], reason: str) -> None:
+        for key in victims:
+            self.evicted[reason] += 1
+            self.evicted_bytes[reason] += self._sizes[key]
+            self._drop(key)
+
     def _drop(self, key: str) -> None:
         self._used_bytes -= self._sizes.pop(key, 0)
         self._policy.removed(key)
@@ -126,8 +137,7 @@ class Tier:
         """Drop from the books what exceeds the budget (after it was lowered); the caller deletes the keys returned."""
         with self._lock:
             victims, _ = self._victims(self._used_bytes - self.budget_bytes)
-            for key in victims:
-                self._drop(key)
+            self._evict(victims, "lowered-budget")
             return victims
 
     def forget(self, keys: Iterable[str]) -> None:

@@ -1,0 +1,177 @@
+"""One answer: its place in the queue, its pieces, and the client that may go away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from fastapi import Request
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from semshare_agents.errors import SemShareError
+from semshare_agents.values import Generation, Piece
+from semshare_server.errors import APIError, of_package
+from semshare_server.limits import Admission, Place
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED = 499
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection."""
+
+
+class Answering:
+    """Pieces of an answer under way; `aclose` ends it and frees its place.
+
+    Args:
+        admission: Who lets it in.
+        pieces: Starts the answer.
+    """
+
+    def __init__(self, admission: Admission, pieces: Callable[[], AsyncGenerator[Piece]]):
+        self._admission = admission
+        self._start = pieces
+        self._place: Place | None = None
+        self._pieces: AsyncGenerator[Piece] | None = None
+        self._next: asyncio.Task[Piece | None] | None = None
+
+    async def _advance(self) -> Piece | None:
+        """The next piece, the first one after a place was free; None after the last."""
+        if self._pieces is None:
+            self._place = await self._admission.enter()
+            self._pieces = self._start()
+        return await anext(self._pieces, None)
+
+    async def first(self, request: Request, timeout_seconds: float) -> None:
+        """Wait for the first piece, so that what is wrong with a prompt still gets a status of its own.
+
+        Returns after the time too: the stream then begins with pings.
+
+        Raises:
+            ClientGoneError: the client closed its connection.
+            APIError: the queue is full.
+            SemShareError: the prompt cannot be answered.
+        """
+        self._next = asyncio.create_task(self._advance())
+        gone = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait({self._next, gone}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if self._next.done():
+                self._next.result()
+            elif gone.done():
+                raise ClientGoneError
+        finally:
+            gone.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        while True:
+            task = self._next or asyncio.create_task(self._advance())
+            self._next = task
+            # Whoever reads may be cancelled more than once: `aclose` alone ends the computation.
+            piece = await asyncio.shield(task)
+            self._next = None
+            if piece is None:
+                return
+            yield piece
+
+    async def whole(self, request: Request) -> Generation:
+        """The whole answer.
+
+        Raises:
+            ClientGoneError: the client closed its connection; the computation has ended then.
+        """
+        task = asyncio.create_task(self._last())
+        gone = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise ClientGoneError
+        finally:
+            gone.cancel()
+            await _ended(task)
+
+    async def _last(self) -> Generation:
+        generation = None
+        while (piece := await self._advance()) is not None:
+            generation = piece.generation
+        assert generation is not None
+        return generation
+
+    async def aclose(self) -> None:
+        """End the computation where it is still under way and free the place; closing twice is fine."""
+        try:
+            if self._next is not None:
+                await _ended(self._next)
+            if self._pieces is not None:
+                await self._pieces.aclose()
+        finally:
+            if self._place is not None:
+                self._place.free()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
+class AnswerStream(EventSourceResponse):
+    """Server-sent events of an answer, with pings; whatever ends the response ends the answer.
+
+    Args:
+        answering: The answer.
+        events: Makes its events, each one JSON text.
+        ping_seconds: A comment is sent after so much silence.
+        grace_seconds: How long it may go on once the server ends.
+        cancelled: Called where the client went away.
+    """
+
+    def __init__(
+        self,
+        answering: Answering,
+        events: AsyncIterator[str],
+        ping_seconds: int,
+        grace_seconds: int,
+        cancelled: Callable[[], None],
+    ):
+        self._answering = answering
+        self._complete = False
+        self._cancelled = cancelled
+        super().__init__(self._sent(events), ping=ping_seconds, sep="\n", shutdown_grace_period=grace_seconds)
+
+    async def _sent(self, events: AsyncIterator[str]) -> AsyncIterator[dict[str, str]]:
+        try:
+            async for event in events:
+                yield {"data": event}
+        except (SemShareError, APIError) as e:
+            error = of_package(e) if isinstance(e, SemShareError) else e
+            yield {"data": json.dumps(error.body())}
+        self._complete = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._answering.aclose()
+            if not self._complete:
+                self._cancelled()
+
+
+def client_closed() -> Response:
+    """What is answered to nobody."""
+    return Response(status_code=CLIENT_CLOSED)

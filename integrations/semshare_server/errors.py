@@ -1,0 +1,150 @@
+"""Errors in OpenAI's shape with the status that clients act on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from semshare_agents.errors import (
+    ClosedError,
+    ConfigurationError,
+    ContextLengthError,
+    PromptError,
+    RegistryError,
+    SemShareError,
+)
+
+log = logging.getLogger(__name__)
+
+CODES = {413: "body_too_large"}
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Every error's body."""
+
+    error: ErrorBody
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": told}
+    for status, told in {
+        400: "The request is wrong; the message says what to change.",
+        401: "The API key is missing or unknown.",
+        404: "There is no such model.",
+        413: "The body is larger than allowed.",
+        429: "Too many requests wait; `Retry-After` says when to come back.",
+        503: "The server is ending, or its database does not answer.",
+    }.items()
+}
+
+
+class APIError(Exception):
+    """An error with a status.
+
+    Args:
+        status: HTTP status.
+        message: What is wrong and what to do.
+        code: Word for programs.
+        param: The field that is wrong.
+        headers: Response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The error as JSON values."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole response."""
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+class QueueFullError(APIError):
+    """Too many requests wait already."""
+
+    def __init__(self, waiting: int, retry_seconds: int):
+        message = f"{waiting} requests wait already: try again in {retry_seconds} s"
+        super().__init__(429, message, "rate_limit_exceeded", headers={"Retry-After": str(retry_seconds)})
+
+
+def of_package(error: SemShareError) -> APIError:
+    """An error of the package as one for clients; faults of the server tell them no details."""
+    if isinstance(error, ContextLengthError):
+        return APIError(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, PromptError):
+        return APIError(400, str(error), "invalid_prompt", "messages")
+    if isinstance(error, ConfigurationError):
+        return APIError(400, str(error), "invalid_value")
+    if isinstance(error, ClosedError | RegistryError):
+        log.error("a request failed: %s", error)
+        return APIError(503, "the server cannot answer now: try again", "unavailable", headers={"Retry-After": "5"})
+    log.error("a request failed: %s", error)
+    return APIError(500, "the server could not answer; its log says why", "internal_error")
+
+
+def of_validation(error: RequestValidationError) -> APIError:
+    """The first thing that is wrong with a body."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = "the body is not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "this server does not know that field"
+    place = place.encode("utf-8", "replace").decode()
+    return APIError(400, f"{place}: {message}" if place else message, "invalid_request", place or None)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error leave in OpenAI's shape."""
+
+    @app.exception_handler(APIError)
+    async def _api(_: Request, error: APIError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(SemShareError)
+    async def _package(_: Request, error: SemShareError) -> JSONResponse:
+        return of_package(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
+        return of_validation(error).response()
+
+    @app.exception_handler(500)
+    async def _fault(_: Request, __: Exception) -> JSONResponse:
+        # The framework raises it again afterwards, so that it is logged with its traceback.
+        return APIError(500, "the server could not answer; its log says why", "internal_error").response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        return APIError(error.status_code, str(error.detail), CODES.get(error.status_code), headers=headers).response()

@@ -1,0 +1,85 @@
+"""API keys, each bound to a tenant; only their digests are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from semshare_agents.errors import ConfigurationError
+from semshare_agents.settings import ServerSettings
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a key; keys are random, so that a slow digest would protect nothing."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Keyring:
+    """Who may call.
+
+    Args:
+        tenants: Tenant by key digest; empty for a server without keys.
+    """
+
+    def __init__(self, tenants: Mapping[str, str]):
+        self._tenants = dict(tenants)
+
+    def __bool__(self) -> bool:
+        return bool(self._tenants)
+
+    def tenant(self, key: str) -> str | None:
+        """Whose key it is; None for nobody's. Digests are looked up, so timing tells nothing of the key."""
+        return self._tenants.get(digest(key))
+
+    @classmethod
+    def of(cls, settings: ServerSettings) -> Keyring:
+        """The keys of the settings' file and environment.
+
+        Raises:
+            ConfigurationError: a line or an entry is malformed, or the file cannot be read.
+        """
+        tenants: dict[str, str] = {}
+        if settings.keys is not None:
+            for entry in filter(None, (e.strip() for e in settings.keys.get_secret_value().split(","))):
+                tenant, given, key = entry.partition("=")
+                if not (tenant and given and key):
+                    raise ConfigurationError("keys: each entry is tenant=key, entries are separated by commas")
+                tenants[digest(key)] = tenant
+        if settings.keys_file is not None:
+            tenants |= _read(settings.keys_file)
+        return cls(tenants)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as e:
+        raise ConfigurationError(f"keys_file cannot be read: {e}") from e
+    tenants: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        found, _, tenant = line.strip().partition(" ")
+        if len(found) != 64 or set(found) - set("0123456789abcdef") or not tenant.strip():
+            raise ConfigurationError(f"{path}, line {number}: a line is a SHA-256 digest and a tenant's name")
+        tenants[found] = tenant.strip()
+    if not tenants:
+        raise ConfigurationError(f"{path} holds no key: `semshare keys add TENANT --file {path}` makes one")
+    return tenants
+
+
+def add_key(path: Path, tenant: str) -> str:
+    """Make a key, keep its digest in a file that only its owner can read, and return it: nothing else knows it."""
+    if not tenant.strip() or "\n" in tenant or len(tenant) > 200:
+        raise ConfigurationError("a tenant's name has 1 to 200 characters on one line")
+    key = "sk-semshare-" + secrets.token_urlsafe(32)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+            file.write(f"{digest(key)} {tenant.strip()}\n")
+    except OSError as e:
+        raise ConfigurationError(f"the key cannot be kept: {e}") from e
+    return key

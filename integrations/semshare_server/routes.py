@@ -1,0 +1,240 @@
+"""`/v1`: chat completions, completions and models."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.registry.registry import report_dict
+from semshare_agents.settings import ServerSettings
+from semshare_agents.values import Generation
+from semshare_server import schemas
+from semshare_server.answering import Answering, AnswerStream, ClientGoneError, client_closed
+from semshare_server.errors import RESPONSES, APIError
+from semshare_server.limits import Admission, Traffic
+
+
+class Shape(Protocol):
+    """How one route's answers look."""
+
+    id: str
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """A complete answer."""
+
+    def opening(self) -> dict[str, Any] | None:
+        """The first event; None where there is none."""
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """An event with text."""
+
+    def closing(self, generation: Generation) -> dict[str, Any]:
+        """The event that says why the answer ended."""
+
+    def usage(self, generation: Generation) -> dict[str, Any]:
+        """The event with token counts."""
+
+
+class _Base:
+    def __init__(self, prefix: str, kind: str, model: str):
+        self.id = f"{prefix}-{uuid4().hex}"
+        self._head = {"id": self.id, "object": kind, "created": int(time.time()), "model": model}
+
+    def _event(self, choice: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+        choices = [] if choice is None else [{"index": 0, "logprobs": None, "finish_reason": None, **choice}]
+        return {**self._head, "choices": choices, **more}
+
+    def _whole(self, kind: str, choice: dict[str, Any], generation: Generation) -> dict[str, Any]:
+        event = self._event({**choice, "finish_reason": generation.finish_reason})
+        return {**event, "object": kind, "usage": usage_of(generation), "semshare": reuse_of(generation)}
+
+    def usage(self, generation: Generation) -> dict[str, Any]:
+        return self._event(None, usage=usage_of(generation))
+
+
+class ChatShape(_Base):
+    """Chat completions."""
+
+    def __init__(self, model: str):
+        super().__init__("chatcmpl", "chat.completion.chunk", model)
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """A complete answer."""
+        message = {"role": "assistant", "content": generation.text}
+        return self._whole("chat.completion", {"message": message}, generation)
+
+    def opening(self) -> dict[str, Any] | None:
+        """Says whose the answer is."""
+        return self._event({"delta": {"role": "assistant", "content": ""}})
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """An event with text."""
+        return self._event({"delta": {"content": text}})
+
+    def closing(self, generation: Generation) -> dict[str, Any]:
+        """Why the answer ended, and what was reused."""
+        choice = {"delta": {}, "finish_reason": generation.finish_reason}
+        return self._event(choice, semshare=reuse_of(generation))
+
+
+class TextShape(_Base):
+    """Completions of plain text."""
+
+    def __init__(self, model: str):
+        super().__init__("cmpl", "text_completion", model)
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """A complete answer."""
+        return self._whole("text_completion", {"text": generation.text}, generation)
+
+    def opening(self) -> dict[str, Any] | None:
+        """Text begins at once."""
+        return None
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """An event with text."""
+        return self._event({"text": text})
+
+    def closing(self, generation: Generation) -> dict[str, Any]:
+        """Why the answer ended, and what was reused."""
+        choice = {"text": "", "finish_reason": generation.finish_reason}
+        return self._event(choice, semshare=reuse_of(generation))
+
+
+def usage_of(generation: Generation) -> dict[str, Any]:
+    """Token counts; cached ones are exact ones."""
+    usage = generation.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def reuse_of(generation: Generation) -> dict[str, Any]:
+    """The report, without the map, which the page and `semshare turns show` have."""
+    return {**report_dict(generation.report), "turn_id": generation.report.turn_id}
+
+
+async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncIterator[str]:
+    """The events of a streamed answer, each one JSON text but for the last."""
+    opening = shape.opening()
+    if opening is not None:
+        yield json.dumps(opening)
+    async for piece in answering:
+        if piece.text:
+            yield json.dumps(shape.piece(piece.text))
+        if piece.generation is not None:
+            yield json.dumps(shape.closing(piece.generation))
+            if with_usage:
+                yield json.dumps(shape.usage(piece.generation))
+    yield "[DONE]"
+
+
+class Routes:
+    """The routes over one adapter.
+
+    Args:
+        llm: The adapter.
+        settings: Of the server.
+        admission: Who lets requests in.
+        traffic: Counts.
+        model: The name under which the model is served.
+    """
+
+    def __init__(self, llm: SemShareLLM, settings: ServerSettings, admission: Admission, traffic: Traffic, model: str):
+        self._llm = llm
+        self._settings = settings
+        self._admission = admission
+        self._traffic = traffic
+        self._model = model
+        self._since = int(time.time())
+        self.router = APIRouter(prefix="/v1", responses=RESPONSES)
+        event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+        stream = {"text/event-stream": {"schema": event}}
+        made: dict[int | str, dict[str, Any]] = {
+            200: {"content": stream, "description": "The answer, or its events where `stream` is true."}
+        }
+        add = self.router.add_api_route
+        add("/chat/completions", self.chat, methods=["POST"], response_model=schemas.ChatCompletion, responses=made)
+        add("/completions", self.complete, methods=["POST"], response_model=schemas.Completion, responses=made)
+        add("/models", self.models, methods=["GET"], response_model=schemas.ModelList)
+        add("/models/{name:path}", self.one_model, methods=["GET"], response_model=schemas.ModelInfo)
+
+    async def chat(self, body: schemas.ChatRequest, request: Request) -> Any:
+        """Answer a conversation."""
+        messages = [m.model_dump(exclude_none=True) for m in body.messages]
+        options = {"max_new_tokens": body.max_completion_tokens or body.max_tokens}
+        return await self._answer(body, request, messages, ChatShape(self._model), options)
+
+    async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:
+        """Continue a text."""
+        prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+        options = {"max_new_tokens": body.max_tokens, "raw": True}
+        messages = [{"role": "user", "content": prompt}]
+        return await self._answer(body, request, messages, TextShape(self._model), options)
+
+    async def _answer(
+        self,
+        body: schemas.Common,
+        request: Request,
+        messages: list[dict[str, Any]],
+        shape: Shape,
+        options: dict[str, Any],
+    ) -> Response | dict[str, Any]:
+        self._check_model(body.model)
+        own = body.semshare
+        options |= {
+            "tenant": request.state.tenant,
+            "session": own.session,
+            "reuse": own.reuse,
+            "fidelity": own.fidelity,
+            "store": own.store,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "seed": body.seed,
+            "stop": body.stop,
+        }
+        answering = Answering(self._admission, lambda: self._llm.stream(messages, **options))
+        try:
+            if not body.stream:
+                try:
+                    return shape.whole(await answering.whole(request))
+                finally:
+                    await answering.aclose()
+            await answering.first(request, self._settings.ping_seconds)
+        except ClientGoneError:
+            await answering.aclose()
+            self._traffic.cancelled.inc()
+            return client_closed()
+        except BaseException:
+            await answering.aclose()
+            raise
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        ping, grace = self._settings.ping_seconds, self._settings.shutdown_seconds
+        return AnswerStream(answering, events(answering, shape, with_usage), ping, grace, self._traffic.cancelled.inc)
+
+    def _check_model(self, name: str) -> None:
+        if name != self._model:
+            message = f"there is no such model here; this server has {self._model!r}"
+            raise APIError(404, message, "model_not_found", "model")
+
+    async def models(self) -> dict[str, Any]:
+        """The models served: one."""
+        return {"object": "list", "data": [self._info()]}
+
+    async def one_model(self, name: str) -> dict[str, Any]:
+        """One model."""
+        self._check_model(name)
+        return self._info()
+
+    def _info(self) -> dict[str, Any]:
+        return {"id": self._model, "object": "model", "created": self._since, "owned_by": "semshare"}

@@ -1,0 +1,134 @@
+"""What people look at: sessions, turns of one tenant, and a turn with its tokens."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from semshare_agents.registry import tables as t
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """A stored turn without its texts.
+
+    Attributes:
+        id: The turn.
+        created_at: Seconds since the epoch.
+        tenant: Whose it is.
+        session: Its session; None for stateless calls.
+        model: What its model was loaded from.
+        reuse_class: The loosest kind used.
+        prompt_tokens: Tokens of the prompt.
+        exact_tokens: Length of the prefix whose KV equals a cold run's by now.
+        ttft_seconds: From message list to first token.
+        predicted_cold_seconds: What a full prefill was predicted to take.
+        report: The report, as JSON.
+    """
+
+    id: int
+    created_at: float
+    tenant: str
+    session: str | None
+    model: str
+    reuse_class: str
+    prompt_tokens: int
+    exact_tokens: int
+    ttft_seconds: float
+    predicted_cold_seconds: float
+    report: str
+
+
+class BrowseQueries:
+    """The part of the registry that the page and `semshare turns` use."""
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise NotImplementedError
+
+    async def browse(
+        self, tenant: str, *, session: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[TurnRow]:
+        """A tenant's newest turns, newest first.
+
+        Args:
+            tenant: Whose turns; no other's are ever told.
+            session: Only those of one session.
+            before: Only turns with smaller ids.
+            limit: At most so many.
+        """
+        query = _turns().where(t.tenants.c.name == tenant).order_by(t.turns.c.id.desc()).limit(limit)
+        if session is not None:
+            query = query.where(t.sessions.c.name == session)
+        if before is not None:
+            query = query.where(t.turns.c.id < before)
+        async with self._reading() as c:
+            return [TurnRow(**row._mapping) for row in await c.execute(query)]
+
+    async def turn(self, turn_id: int, tenant: str | None = None) -> tuple[TurnRow, NDArray[np.int32]] | None:
+        """A turn and its tokens, prompt first; None where there is none.
+
+        Args:
+            turn_id: The turn.
+            tenant: Whose it must be; None for anybody's.
+        """
+        query = _turns().add_columns(t.turns.c.tokens).where(t.turns.c.id == turn_id)
+        if tenant is not None:
+            query = query.where(t.tenants.c.name == tenant)
+        async with self._reading() as c:
+            row = (await c.execute(query)).first()
+        if row is None:
+            return None
+        values: dict[str, Any] = dict(row._mapping)
+        tokens = np.frombuffer(values.pop("tokens"), dtype="<i4")
+        return TurnRow(**values), tokens
+
+    async def sessions(self, tenant: str, limit: int = 50) -> list[dict[str, Any]]:
+        """A tenant's sessions, the one used last first: name, when it was used, and its turns."""
+        count = select(func.count()).where(t.turns.c.session_id == t.sessions.c.id).scalar_subquery()
+        query = (
+            select(t.sessions.c.name, t.sessions.c.used_at, count.label("turns"))
+            .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
+            .where(t.tenants.c.name == tenant)
+            .order_by(t.sessions.c.used_at.desc())
+            .limit(limit)
+        )
+        async with self._reading() as c:
+            return [dict(row._mapping) for row in await c.execute(query)]
+
+    async def drift_of(self, tenant: str) -> list[dict[str, Any]]:
+        """A tenant's guard samples by class: `reuse_class`, `samples`, `kl_mean`, `agreement`."""
+        samples = t.guard_samples.c
+        query = (
+            select(
+                samples.reuse_class,
+                func.count().label("samples"),
+                func.avg(samples.kl).label("kl_mean"),
+                func.avg(samples.agreement).label("agreement"),
+            )
+            .join(t.scopes, t.scopes.c.id == samples.scope_id)
+            .join(t.tenants, and_(t.tenants.c.id == t.scopes.c.tenant_id, t.tenants.c.name == tenant))
+            .group_by(samples.reuse_class)
+        )
+        async with self._reading() as c:
+            return [dict(row._mapping) for row in await c.execute(query)]
+
+
+def _turns() -> Select[Any]:
+    columns = [t.turns.c[name] for name in TurnRow.__annotations__ if name in t.turns.c]
+    return (
+        select(
+            *columns,
+            t.scopes.c.model,
+            t.sessions.c.name.label("session"),
+            t.tenants.c.name.label("tenant"),
+        )
+        .join(t.scopes, t.scopes.c.id == t.turns.c.scope_id)
+        .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
+        .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
+    )
