@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError, StoreNotWritableError
-from semshare_agents.evict import make_policy
+from semshare_agents.evict import EvictionPolicy, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
@@ -93,7 +93,8 @@ class SemShareLLM:
             return self
         settings = self.settings
         matcher = make_matcher(settings.matching)
-        strategy, policies = make_strategy(settings.strategy), [make_policy(settings.eviction) for _ in range(3)]
+        strategy = make_strategy(settings.strategy)
+        policies = {tier: make_policy(name) for tier, name in settings.evictions.items()}
         leases, packing = Leases(), make_packing(settings.kv_codec)
         tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases), leases))
         try:
@@ -405,15 +406,17 @@ def _generation(prefilled: Prefilled, answer: Answer, turn_id: int | None) -> Ge
     return Generation(answer.text, tuple(answer.tokens), answer.finish_reason, usage, report)
 
 
-def _make_tiers(settings: Settings, packing: Packing, policies: list[Any], leases: Leases) -> list[Tier]:
+def _make_tiers(
+    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases
+) -> list[Tier]:
     tiers: list[Tier] = []
     if settings.device_bytes:
         device = "cuda" if settings.device == "auto" else settings.device
-        tiers.append(Tier(DeviceStore(device, packing), settings.device_bytes, policies[0], leases))
+        tiers.append(Tier(DeviceStore(device, packing), settings.device_bytes, policies["device"], leases))
     if settings.memory_bytes:
-        tiers.append(Tier(MemoryStore(packing=packing), settings.memory_bytes, policies[1], leases))
+        tiers.append(Tier(MemoryStore(packing=packing), settings.memory_bytes, policies["memory"], leases))
     if settings.disk_bytes:
-        tiers.append(Tier(DiskStore(settings.kv_dir, packing), settings.disk_bytes, policies[2], leases))
+        tiers.append(Tier(DiskStore(settings.kv_dir, packing), settings.disk_bytes, policies["disk"], leases))
     return tiers
 
 

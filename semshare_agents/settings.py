@@ -43,7 +43,10 @@ class Settings(BaseSettings):
     memory_bytes: int = Field(4 * GIB, ge=0, description="KV budget in RAM; 0: no memory tier")
     disk_bytes: int = Field(20 * GIB, ge=0, description="KV budget on disk; 0: KV does not outlive the process")
     kv_codec: str = Field("raw", description="how stored KV is packed: raw, int8 or k5v4")
-    eviction: str = Field("lru", description="eviction policy of every tier")
+    eviction: str = Field("lru", description="eviction policy: lru, lfu, fifo or slru")
+    device_eviction: str | None = Field(None, description="that of the device tier; default: `eviction`")
+    memory_eviction: str | None = Field(None, description="that of the memory tier; default: `eviction`")
+    disk_eviction: str | None = Field(None, description="that of the disk tier; default: `eviction`")
     block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
@@ -95,6 +98,12 @@ class Settings(BaseSettings):
         if not (self.device_bytes or self.memory_bytes or self.disk_bytes):
             raise ValueError("all KV budgets are 0: give device_bytes, memory_bytes or disk_bytes a positive value")
         return self
+
+    @property
+    def evictions(self) -> dict[str, str]:
+        """The eviction policy of each tier."""
+        given = {"device": self.device_eviction, "memory": self.memory_eviction, "disk": self.disk_eviction}
+        return {tier: name or self.eviction for tier, name in given.items()}
 
     @property
     def registry_url(self) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.evict.base import EvictionPolicy
+from semshare_agents.evict.fifo import FIFO
+from semshare_agents.evict.lfu import LFU
 from semshare_agents.evict.lru import LRU
+from semshare_agents.evict.slru import SLRU
 
-POLICIES: dict[str, type[EvictionPolicy]] = {"lru": LRU}
+POLICIES: dict[str, type[EvictionPolicy]] = {"fifo": FIFO, "lfu": LFU, "lru": LRU, "slru": SLRU}
 
 
 def make_policy(name: str) -> EvictionPolicy:
@@ -21,4 +24,4 @@ def make_policy(name: str) -> EvictionPolicy:
         raise ConfigurationError(f"unknown eviction policy {name!r}; known: {', '.join(POLICIES)}") from None
 
 
-__all__ = ["LRU", "POLICIES", "EvictionPolicy", "make_policy"]
+__all__ = ["FIFO", "LFU", "LRU", "POLICIES", "SLRU", "EvictionPolicy", "make_policy"]

@@ -14,7 +14,7 @@ class Entry:
     Attributes:
         key: Name of the block.
         size_bytes: Its size.
-        depth: How far into its turn the block lies, in blocks; heads are worth more than tails.
+        depth: How far into its turn the block lies, in tokens; heads are worth more than tails.
     """
 
     key: str
