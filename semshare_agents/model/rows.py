@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from threading import Event, Lock
+from threading import Event, Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -257,6 +257,7 @@ class RowModel:
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = model.dtype
         self._stock_attention = model.config._attn_implementation
+        self._switching = RLock()
 
     @property
     def token_bytes(self) -> int:
@@ -265,15 +266,16 @@ class RowModel:
 
     @contextmanager
     def attention(self, name: str) -> Iterator[None]:
-        """Run with another attention implementation."""
-        before = self.model.config._attn_implementation
-        if before != name:
-            self.model.set_attn_implementation(name)
-        try:
-            yield
-        finally:
+        """Run with another attention implementation; who else runs this model, on another thread, waits."""
+        with self._switching:
+            before = self.model.config._attn_implementation
             if before != name:
-                self.model.set_attn_implementation(before)
+                self.model.set_attn_implementation(name)
+            try:
+                yield
+            finally:
+                if before != name:
+                    self.model.set_attn_implementation(before)
 
     @contextmanager
     def stock(self) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -229,8 +230,8 @@ def test_revisions_are_one_line_up_to_the_schema_version() -> None:
 
 
 async def test_a_server_that_does_not_answer_is_given_up(open_llm: OpenLLM) -> None:
-    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    port = silent.getsockname()[1]
     url = f"postgresql+asyncpg://someone@127.0.0.1:{port}/x"
     started = asyncio.get_running_loop().time()
     with pytest.raises(RegistryUnavailableError, match="does not answer: no connection within"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,19 @@ def test_buffers_are_used_again_and_too_many_are_dropped() -> None:
     pool.release(large)
     assert pool.acquire(50).data_ptr() == large.data_ptr()
     assert pool.acquire(50).shape[3] == 512
+
+
+def test_two_threads_may_share_a_model() -> None:
+    rows, ids = row_model("llama", torch.float32), prompt()
+    expected, _ = stock(rows.model, ids)
+
+    def compute(number: int) -> torch.Tensor:
+        where = np.arange(len(ids))
+        if number % 2:
+            return rows.forward(ids, where, BufferPool(rows).acquire(len(ids)), logits=len(ids))
+        with rows.stock() as model:
+            return stock(model, ids)[0]
+
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(compute, range(40)):
+            assert_close(found, expected, torch.float32)
