@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from semshare_agents.errors import StoreError
 from semshare_agents.match import names
@@ -24,9 +23,10 @@ from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
 from semshare_agents.registry import NewBlock, NewTurn
 from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.content import describe
 from semshare_agents.store.packing import Packed
 from semshare_agents.turn import Answer, Prefilled, Turns
-from semshare_agents.values import Donor, Ints, Kind
+from semshare_agents.values import Donor, Ints, Kind, Scope
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
         return Kept()
     tokens = run.tokens.copy()
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
-    kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope.fingerprint, run.buffer, blocks)
+    kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope, run, blocks)
     await turns.registry.drop_blocks(lost, "evict", "no tier had room")
     return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
 
@@ -230,7 +230,10 @@ def _taken_in_place(prefilled: Prefilled, start: int, end: int) -> Donor | None:
     if isinstance(prefilled.run, RowRun) and start < prefilled.run.exact and not exact.all():
         return None  # repaired since
     used = effective_kinds(alignment, prefilled.plan)[start:end] != Kind.COMPUTED
-    return alignment.donors[int(who[0])] if (exact | used).all() and not prefilled.plan.layer_shares else None
+    donor = alignment.donors[int(who[0])]
+    # A reworded token has another's KV; a block says of which tokens its KV is.
+    same = np.array_equal(donor.tokens[start:end], prefilled.prompt[start:end])
+    return donor if same and (exact | used).all() and not prefilled.plan.layer_shares else None
 
 
 def _shared_key(prefilled: Prefilled, start: int, length: int) -> str | None:
@@ -247,20 +250,23 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
         for block in donor.blocks:
             if block.start == start and block.length < length and block.stored_tokens == block.length:
                 taken = _taken_in_place(prefilled, start, start + block.length)
-                if taken is donor:
+                worse = isinstance(prefilled.run, RowRun) and prefilled.run.exact < min(
+                    donor.exact_tokens, start + block.length
+                )
+                if taken is donor and not worse:
                     return block.key
     return None
 
 
 def keep_blocks(
-    turns: Turns, fingerprint: str, buffer: torch.Tensor, blocks: Sequence[NewBlock]
+    turns: Turns, scope: Scope, run: RowRun, blocks: Sequence[NewBlock]
 ) -> tuple[list[tuple[NewBlock, Packed | None]], list[str]]:
     """Copy new blocks out of a buffer into the fastest tier with room; deepest first, so that heads count as used last.
 
     Args:
         turns: Where they are kept.
-        fingerprint: Of the model that computed them.
-        buffer: `(layers, 2, kv_heads, capacity, head_dim)`.
+        scope: Tenant and model.
+        run: Has their KV.
         blocks: What to keep; those that are known already stay as they are.
 
     Returns:
@@ -268,13 +274,15 @@ def keep_blocks(
     """
     kept: list[tuple[NewBlock, Packed | None]] = []
     lost: list[str] = []
-    for block in reversed(blocks):
+    contents = describe(scope, run.tokens, [(b.start, b.length) for b in blocks], run.exact)
+    for block, content in zip(reversed(blocks), reversed(contents), strict=True):
         if block.known:
             kept.append((block, None))
             continue
-        kv = turns.packing.pack(buffer[:, :, :, block.start : block.start + block.length])
+        kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
+        kv = replace(kv, content=content.text())
         block = replace(block, size_bytes=kv.nbytes)
-        info = BlockInfo(block.key, fingerprint, block.length)
+        info = BlockInfo(block.key, scope.fingerprint, block.length)
         done, gone = turns.tiers.keep_fast(info, kv, block.start)
         lost += gone
         if done:

@@ -49,7 +49,7 @@ async def load_exact(turns: Turns, scope: Scope, tokens: Ints, run: RowRun) -> N
     found = await find(turns.registry, scope, tokens, turns.block_tokens, Reuse.EXACT, len(tokens))
     alignment = align(tokens, found, len(tokens))
     parts = await asyncio.to_thread(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
-    wanted = infos(parts, scope.fingerprint)
+    wanted = infos(parts, scope, alignment)
     with turns.tiers.leases.hold([i.key for i in wanted]):
         loaded = await asyncio.to_thread(turns.tiers.load, wanted)
         missing = [int(p.target[0]) for p in parts if p.block.key in loaded.missing]
@@ -137,7 +137,7 @@ class Repairer(IdleWork[Job]):
         found = await turns.registry.find_chain(scope, [b.chain.hex() for b, _ in done])
         twins = {chain: key for chain, (_, key) in found.items()}
         blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
-        kept, lost = await asyncio.to_thread(keep_blocks, turns, scope.fingerprint, run.buffer, blocks)
+        kept, lost = await asyncio.to_thread(keep_blocks, turns, scope, run, blocks)
         await turns.registry.drop_blocks(lost, "evict", "no tier had room")
         if len(kept) < len(blocks):
             log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)

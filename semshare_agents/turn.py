@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from semshare_agents.errors import RegistryError
 from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.facts import GUARDS, guarded
@@ -47,6 +48,7 @@ from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.store import Tiers
 from semshare_agents.store.packing import Packing
+from semshare_agents.store.tiers import Loaded
 from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,9 @@ T = TypeVar("T")
 NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
 ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
 """Deliberate damage, for measuring what each part of the method is worth."""
+
+NOWHERE = Scope(0, "", "", bytes(32))
+"""The scope of a turn for which the registry could not be asked; nothing is stored under it."""
 
 
 @dataclass(frozen=True)
@@ -240,13 +245,20 @@ class Turns:
             else:
                 prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
-            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
         impossible = self._impossible(request, len(prompt) + room)
+        scope, alignment = NOWHERE, Alignment.empty(len(prompt))
+        try:
+            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+            if impossible is None:
+                alignment = await self._matched(scope, request, prompt, clock)
+        except RegistryError as e:
+            # The memory may fail, an answer may not.
+            log.warning("a turn runs cold: %s", e)
+            impossible = f"the memory fails: {e}"
         if impossible is None:
-            alignment = await self._matched(scope, request, prompt, clock)
             plan = await self._planned(alignment, request, clock)
         else:
-            alignment, plan = Alignment.empty(len(prompt)), cold_plan(len(prompt), impossible, self._cold(len(prompt)))
+            plan = cold_plan(len(prompt), impossible, self._cold(len(prompt)))
         run = self._run(len(prompt) + room, impossible)
         try:
             alignment, plan, logits, misses = await self._computed(scope, request, prompt, alignment, plan, run, clock)
@@ -358,7 +370,7 @@ class Turns:
             assert isinstance(run, RowRun)
             with clock.stage("load"):
                 parts = await asyncio.to_thread(fills, alignment, used_rows(plan, alignment))
-                wanted = infos(parts, scope.fingerprint)
+                wanted = infos(parts, scope, alignment)
                 with self.tiers.leases.hold([i.key for i in wanted]):
                     loaded = await asyncio.to_thread(self.tiers.load, wanted)
                     if not loaded.missing:
@@ -370,8 +382,7 @@ class Turns:
                 break
             misses += len(loaded.missing)
             log.warning("%d stored blocks could not be served and count as misses", len(loaded.missing))
-            for key, reason in loaded.missing.items():
-                await self.registry.drop_blocks([key], "miss", reason)
+            await self._drop_missing(loaded)
             alignment = without(alignment, set(loaded.missing))
             plan = await self._planned(alignment, request, clock)
         with clock.stage("compute"):
@@ -383,6 +394,15 @@ class Turns:
             else:
                 plan, logits = await self.on_compute(run, self._rows, run, prompt, alignment, plan)
         return alignment, plan, logits, misses
+
+    async def _drop_missing(self, loaded: Loaded) -> None:
+        """Forget blocks that are gone; those that cannot be read now may come back."""
+        try:
+            for key, reason in loaded.missing.items():
+                if key not in loaded.unreadable:
+                    await self.registry.drop_blocks([key], "miss", reason)
+        except RegistryError as e:
+            log.warning("rows of missing blocks stay: %s", e)
 
     def _rows(self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan) -> tuple[Plan, torch.Tensor]:
         """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again."""

@@ -24,6 +24,7 @@ NATS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 STAGES = {"tokenise": "tokenise", "find": "look-up", "align": "look-up"}
 
 REASONS = (
+    (r"^the memory fails", "memory"),
     (r"by the guard|of the guard", "guard"),
     (r"^reuse is off", "off"),
     (r"^nothing stored matches", "nothing-stored"),
@@ -127,11 +128,16 @@ class TierCollector(Collector):
         blocks = GaugeMetricFamily("semshare_tier_blocks", "KV blocks held.", labels=["tier"])
         count = CounterMetricFamily("semshare_evictions", "Blocks evicted.", labels=["tier", "reason"])
         gone = CounterMetricFamily("semshare_evicted_bytes", "KV bytes evicted.", labels=["tier", "reason"])
+        failures = CounterMetricFamily(
+            "semshare_tier_failures", "Blocks that a tier could not keep or give back.", labels=["tier", "what"]
+        )
         for tier in self._tiers:
+            for what, number in dict(tier.failures).items():
+                failures.add_metric([tier.name, what], number)
             size.add_metric([tier.name], tier.used_bytes)
             budget.add_metric([tier.name], tier.budget_bytes)
             blocks.add_metric([tier.name], len(tier))
             for reason, number in dict(tier.evicted).items():
                 count.add_metric([tier.name, reason], number)
                 gone.add_metric([tier.name, reason], tier.evicted_bytes[reason])
-        return [size, budget, blocks, count, gone]
+        return [size, budget, blocks, count, gone, failures]

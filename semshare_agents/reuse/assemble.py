@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from semshare_agents.model.rotary import KeyMover
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.values import Alignment, BlockRef, Ints
+from semshare_agents.store.content import Content, describe
+from semshare_agents.values import Alignment, BlockRef, Ints, Kind, Scope
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,19 @@ def fills(alignment: Alignment, positions: Ints) -> list[Fill]:
     return out
 
 
-def infos(parts: list[Fill], fingerprint: str) -> list[BlockInfo]:
-    """The distinct blocks that fills need."""
-    distinct = {f.block.key: BlockInfo(f.block.key, fingerprint, f.block.stored_tokens) for f in parts}
-    return list(distinct.values())
+def infos(parts: list[Fill], scope: Scope, alignment: Alignment) -> list[BlockInfo]:
+    """The distinct blocks that fills need, with what each fill takes its block for."""
+    claims: dict[str, tuple[Content, ...]] = {}
+    for index, donor in enumerate(alignment.donors):
+        mine = sorted((f for f in parts if alignment.donor[f.target[0]] == index), key=lambda f: f.block.start)
+        # A position past its block's end makes the claim longer than the block, and so a mismatch.
+        spans = [(f.block.start, max(f.block.length, int(f.inside.max()) + 1)) for f in mine]
+        for fill, content in zip(mine, describe(scope, donor.tokens, spans, len(donor.tokens)), strict=True):
+            taken = fill.inside[alignment.kind[fill.target] == Kind.EXACT]
+            content = replace(content, exact=int(taken.max()) + 1 if len(taken) else 0)
+            claims[fill.block.key] = (*claims.get(fill.block.key, ()), content)
+    tokens = {f.block.key: f.block.stored_tokens for f in parts}
+    return [BlockInfo(key, scope.fingerprint, tokens[key], of) for key, of in claims.items()]
 
 
 def assemble(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from semshare_agents.store.content import Content
 from semshare_agents.store.packing import Packed, Packing, Raw, packing_of
 
 
@@ -19,11 +20,17 @@ class BlockInfo:
         key: Name of the block; keys are never used twice.
         fingerprint: Fingerprint of the model that computed it.
         tokens: Tokens in it.
+        claims: What the registry says of its content; no part of its name.
     """
 
     key: str
     fingerprint: str
     tokens: int
+    claims: tuple[Content, ...] = field(default=(), compare=False)
+
+    def refuse(self, packed: Packed) -> str:
+        """Why KV is not what the registry takes it for; empty where it is."""
+        return next((problem for claim in self.claims if (problem := claim.mismatch(packed.content))), "")
 
 
 class BlockStore(ABC):

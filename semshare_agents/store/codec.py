@@ -19,7 +19,7 @@ from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packed, packing_of
 
-FORMAT = "semshare-kv-2"
+FORMAT = "semshare-kv-3"
 SUFFIX = ".safetensors"
 HEADER_BYTES = 1024
 """More than the header of a block of one part takes."""
@@ -29,7 +29,7 @@ PART_BYTES = 160
 
 def file_bytes(packed: Packed) -> int:
     """Most bytes that a block's file takes."""
-    return packed.nbytes + HEADER_BYTES + PART_BYTES * (len(packed.parts) - 1)
+    return packed.nbytes + HEADER_BYTES + len(packed.content) + PART_BYTES * (len(packed.parts) - 1)
 
 
 def encode(info: BlockInfo, packed: Packed) -> bytes:
@@ -44,6 +44,7 @@ def encode(info: BlockInfo, packed: Packed) -> bytes:
         "key": info.key,
         "fingerprint": info.fingerprint,
         "tokens": str(info.tokens),
+        "content": packed.content,
     }
     content: bytes = save(parts, {**metadata, "checksum": _checksum(metadata, parts)})
     return content
@@ -90,7 +91,8 @@ def _packed(metadata: Mapping[str, str], parts: Mapping[str, torch.Tensor], info
         raise LookupError(f"has {metadata.get('tokens')} tokens, the registry says {info.tokens}")
     shape = tuple(int(size) for size in metadata["shape"].split(","))
     dtype: torch.dtype = getattr(torch, metadata["dtype"])
-    packed = Packed(metadata["packing"], int(metadata["packing_version"]), shape, dtype, parts)
+    version = int(metadata["packing_version"])
+    packed = Packed(metadata["packing"], version, shape, dtype, parts, metadata["content"])
     packing_of(packed)
     return packed
 

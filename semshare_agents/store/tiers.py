@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -59,6 +59,7 @@ class Tier:
     Attributes:
         evicted: Blocks evicted so far, by reason.
         evicted_bytes: Their bytes.
+        failures: What its store could not do so far: `write`, `read` or `damaged`.
     """
 
     def __init__(self, store: BlockStore, budget_bytes: int, policy: EvictionPolicy, leases: Leases):
@@ -71,6 +72,7 @@ class Tier:
         self._used_bytes = 0
         self.evicted: Counter[str] = Counter()
         self.evicted_bytes: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         for key, size in store.entries():
             self._account(Entry(key, size))
 
@@ -151,12 +153,19 @@ class Tier:
         """The block as it is kept, or None; a block that is gone or damaged is forgotten.
 
         Raises:
-            CorruptBlockError: it is damaged.
+            CorruptBlockError: it is damaged, or not what the registry takes it for.
+            StoreError: it cannot be read now.
         """
         try:
             packed = self.store.get_packed(info)
+            if packed is not None and (problem := info.refuse(packed)):
+                raise CorruptBlockError(f"block {info.key} {problem}")
         except CorruptBlockError:
+            self.failures["damaged"] += 1
             self.forget([info.key])
+            raise
+        except StoreError:
+            self.failures["read"] += 1
             raise
         with self._lock:
             if packed is None:
@@ -178,11 +187,13 @@ class Loaded:
         kv: Blocks by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
         missing: Keys that no tier could serve, with the reason.
         slow: Keys that came from a tier below the first.
+        unreadable: Those of `missing` that are there but could not be read now.
     """
 
     kv: Mapping[str, torch.Tensor]
     missing: Mapping[str, str]
     slow: tuple[str, ...] = ()
+    unreadable: frozenset[str] = frozenset()
 
 
 class Tiers:
@@ -215,14 +226,16 @@ class Tiers:
         rest = [i for i in infos if i.key not in quick]
         found: dict[str, torch.Tensor] = {}
         missing: dict[str, str] = {}
-        for info, (kv, reason) in zip(rest, self._readers.map(self._slow, rest), strict=True):
+        unreadable: set[str] = set()
+        for info, (kv, reason, there) in zip(rest, self._readers.map(self._slow, rest), strict=True):
             if kv is None:
                 missing[info.key] = reason
+                unreadable |= {info.key} if there else set()
             else:
                 found[info.key] = kv
         slow = tuple(found)
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
-        return Loaded(found, missing, slow)
+        return Loaded(found, missing, slow, frozenset(unreadable))
 
     @staticmethod
     def _quick(tier: Tier, info: BlockInfo) -> Packed | None:
@@ -231,17 +244,18 @@ class Tiers:
         except StoreError:
             return None
 
-    def _slow(self, info: BlockInfo) -> tuple[torch.Tensor | None, str]:
-        reason = "gone from every tier"
+    def _slow(self, info: BlockInfo) -> tuple[torch.Tensor | None, str, bool]:
+        """A block, or why there is none and whether it may be there later."""
+        reason, there = "gone from every tier", False
         for tier in self.tiers:
             try:
                 packed = tier.get(info)
             except StoreError as e:
-                reason = str(e)
+                reason, there = str(e), there or not isinstance(e, CorruptBlockError)
                 continue
             if packed is not None:
-                return _unpacked(packed), ""
-        return None, reason
+                return _unpacked(packed), "", True
+        return None, reason, there
 
     def keep_fast(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> tuple[bool, list[str]]:
         """Put a block into the first tier with room that does not outlive the process.
@@ -278,7 +292,9 @@ class Tiers:
                 tier.store.delete(key)
             tier.store.put(info, packed)
         except StoreError:
-            tier.forget([info.key])
+            tier.failures["write"] += 1
+            with suppress(StoreError):
+                tier.forget([info.key])
             raise
         return victims
 

@@ -21,6 +21,7 @@ class Packed:
         shape: `(layers, 2, kv_heads, tokens, head_dim)` of the KV.
         dtype: Type of the KV.
         parts: What the packing made of it.
+        content: What the KV was computed of, as `semshare_agents.store.content` writes it; empty where nobody asks.
     """
 
     packing: str
@@ -28,6 +29,7 @@ class Packed:
     shape: tuple[int, ...]
     dtype: torch.dtype
     parts: Mapping[str, torch.Tensor]
+    content: str = ""
 
     @property
     def nbytes(self) -> int:
