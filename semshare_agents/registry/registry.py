@@ -236,7 +236,7 @@ class Registry(GuardQueries, CheckQueries, BrowseQueries):
             .limit(BRANCH_CANDIDATES)
         )
         async with self._reading() as c:
-            return list(dict.fromkeys((await c.execute(query)).scalars()))
+            return [i for i in dict.fromkeys((await c.execute(query)).scalars()) if i is not None]
 
     async def find_contents(self, scope: Scope, windows: Mapping[int, Sequence[int]]) -> list[Hit]:
         """Where a prompt's windows meet stored blocks.
@@ -257,7 +257,9 @@ class Registry(GuardQueries, CheckQueries, BrowseQueries):
         query = select(ranked.c.content, ranked.c.turn_id, ranked.c.start).where(ranked.c.rank <= HITS_PER_CONTENT)
         async with self._reading() as c:
             rows = (await c.execute(query)).all()
-        return [Hit(at, row.turn_id, row.start) for row in rows for at in windows[row.content]]
+        # A block that lost its links to all turns has no donor.
+        linked = [row for row in rows if row.turn_id is not None]
+        return [Hit(at, row.turn_id, row.start) for row in linked for at in windows[row.content]]
 
     async def find_similar(self, scope: Scope, values: Sequence[int], limit: int) -> list[tuple[int, int]]:
         """Turns that share signature bands, with how many they share, best first.
