@@ -1,0 +1,158 @@
+"""Processes that write a memory and are killed for it. They are forked from one that has the model in RAM already.
+
+`python -m tests.stress.writer` reads jobs from stdin, one JSON object a line, forks a child for each, and tells on stdout
+`pid N`, what the child says and `ended STATUS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.registry import Registry
+from semshare_agents.store import DiskStore, audit, codec, disk
+from tests import tiny
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+STEPS: dict[str, tuple[Any, str]] = {
+    "encode": (codec, "encode"),
+    "fsync": (os, "fsync"),
+    "rename": (Path, "rename"),
+    "folder": (disk, "_sync_folder"),
+    "unlink": (DiskStore, "delete"),
+    "turn": (Registry, "add_turn"),
+    "visible": (Registry, "made_durable"),
+    "drop": (Registry, "drop_blocks"),
+    "longer": (Registry, "supersede"),
+    "repaired": (Registry, "repaired"),
+}
+"""The steps of the write path, by name; a child dies before or after one of them."""
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+def die_at(step: str, when: str, nth: int) -> None:
+    """Let this process kill itself the `nth` time that a step begins or is done."""
+    owner, name = STEPS[step]
+    function, calls = getattr(owner, name), 0
+
+    def counted() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(function)
+    def plain(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            counted()
+        result = function(*arguments, **named)
+        if when == "after":
+            counted()
+        return result
+
+    @functools.wraps(function)
+    async def waiting(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            counted()
+        result = await function(*arguments, **named)
+        if when == "after":
+            counted()
+        return result
+
+    setattr(owner, name, waiting if inspect.iscoroutinefunction(function) else plain)
+
+
+def text_of(number: int) -> str:
+    return tiny.words(14, number)
+
+
+def opened(home: str, **more: Any) -> SemShareLLM:
+    """An adapter on the memory that is written, as the writer and its checker use it."""
+    settings = {"block_tokens": 16, "max_new_tokens": 4, "head_tokens": 4, "tail_tokens": 4, "min_gain": 1.0}
+    return SemShareLLM.open(loaded=tiny.loaded("llama"), home=Path(home), **{**settings, **more})
+
+
+async def write(job: dict[str, Any]) -> None:
+    """Turns, and what is said of them: `answered` (its row is there), `durable` (its files are too)."""
+    small = {"memory_bytes": 120_000, "disk_bytes": 400_000} if job["kind"] == "evict" else {}
+    async with opened(job["home"], **small) as llm:
+        assert llm.turns.model.support.rows is not None
+        llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
+        for number in range(job["first"], job["first"] + 400):
+            answer = await llm.generate([tiny.user(text_of(number))], session=f"s{number}")
+            if answer.report.turn_id is not None:
+                say(f"answered {number} {answer.report.turn_id}")
+            shifted = [tiny.system("another beginning"), tiny.user(text_of(number))]
+            await llm.generate(shifted)  # approximate, and repaired in idle time
+            more = [tiny.user(text_of(number)), tiny.assistant(answer.text), tiny.user("go on")]
+            await llm.generate(more)  # a longer block takes a shorter one's place
+            if number % 3 == 0:
+                await llm.settle()
+            await llm.flush()
+            say(f"durable {number} {answer.report.turn_id}")
+
+
+async def upgrade(job: dict[str, Any]) -> None:
+    """Databases of the version before this one are made and upgraded, over and over."""
+    script = (FIXTURES / "registry-v2-sqlite.sql").read_text()
+    for number in range(400):
+        path = Path(job["home"]) / f"old-{job['first']}-{number}.db"
+        with sqlite3.connect(path) as db:
+            db.executescript(script)
+        db.close()
+        say(f"old {path}")
+        await (await Registry.open(f"sqlite+aiosqlite:///{path}", upgrade=True)).close()
+
+
+async def mend(job: dict[str, Any]) -> None:
+    """An audit repairs what is broken again and again."""
+    home = Path(job["home"])
+    registry = await Registry.open(f"sqlite+aiosqlite:///{home / 'registry.db'}")
+    store = DiskStore(home / "kv")
+    for number in range(400):
+        files = sorted(store.folder.glob("*/*.safetensors"))
+        for path in files[number % 7 :: 7][:2]:
+            path.write_bytes(path.read_bytes()[:-9])
+        (store.folder / f"orphan{number}.safetensors").write_bytes(b"x")
+        say("mending")
+        await audit.repair(registry, store, await audit.audit(registry, store))
+    await registry.close()
+
+
+WORK: dict[str, Callable[[dict[str, Any]], Any]] = {"store": write, "evict": write, "upgrade": upgrade, "mend": mend}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tiny.loaded("llama")
+    say("ready")
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            if job["step"]:
+                die_at(job["step"], job["when"], job["nth"])
+            asyncio.run(WORK[job["kind"]](job))
+            os._exit(0)
+        say(f"pid {child}")
+        _, status = os.waitpid(child, 0)
+        say(f"ended {status}")
+
+
+if __name__ == "__main__":
+    main()
