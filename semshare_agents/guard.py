@@ -22,7 +22,7 @@ from random import Random
 import numpy as np
 import torch
 
-from semshare_agents.errors import SemShareError
+from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.idle import IdleWork
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.drift import agreement, kl_mean
@@ -144,8 +144,13 @@ class Guard(IdleWork[Job]):
         if not self._settings.share:
             return Admitted(request)
         model = self._turns.model
-        scope = await self._turns.registry.scope(request.tenant, self._turns.kv_fingerprint, model.name)
-        watches = await self._watches_of(scope)
+        try:
+            scope = await self._turns.registry.scope(request.tenant, self._turns.kv_fingerprint, model.name)
+            watches = await self._watches_of(scope)
+        except RegistryError as e:
+            # Without its registry the turn will run cold, which needs no limit.
+            log.warning("a turn is not guarded: %s", e)
+            return Admitted(request)
         word, note, probed = request.reuse, "", []
         for whose in {None: "tenant", request.session: "session"} if request.session else {None: "tenant"}:
             watch = watches.get(whose)

@@ -310,7 +310,12 @@ class SemShareLLM:
         """Remember a turn; its answer stands even where that fails."""
         try:
             kept = kept or await keep(turns, prefilled)
-            stored = await remember(turns, prefilled, answer, kept)
+            try:
+                stored = await remember(turns, prefilled, answer, kept)
+            except BaseException:
+                # KV that no row names would stay for ever.
+                await asyncio.to_thread(turns.tiers.forget, kept.fresh)
+                raise
         except SemShareError as e:
             log.warning("a turn is not remembered: %s", e)
             return None

@@ -131,7 +131,7 @@ async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
 
 async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:
     """Returns the keys of replaced blocks."""
-    if turns.tiers.durable is not None and stored.unwritten:
+    if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
             written, lost = await asyncio.to_thread(_write, turns, fingerprint, stored)
         await turns.registry.made_durable(written)
@@ -152,19 +152,38 @@ async def retire(turns: Turns, keys: Sequence[str]) -> None:
 
 
 def _write(turns: Turns, fingerprint: str, stored: Stored) -> tuple[list[str], list[str]]:
+    """Write what waits and what is new; where one block cannot be written, the rest waits for the next turn."""
     written: list[str] = []
     lost: list[str] = []
-    for block, kv in stored.unwritten:
-        info = BlockInfo(block.key, fingerprint, block.length)
-        try:
-            kept, gone = turns.tiers.keep_durable(info, kv, block.start)
-        except StoreError as e:
-            log.warning("a block stays in memory only: %s", e)
+    new = [(BlockInfo(b.key, fingerprint, b.length), b.start, kv) for b, kv in stored.unwritten]
+    failed = False
+    for info, depth, kv in [*_waiting(turns), *new]:
+        if not failed:
+            try:
+                kept, gone = turns.tiers.keep_durable(info, kv, depth)
+            except StoreError as e:
+                log.warning("blocks stay in memory until they can be written: %s", e)
+                failed = True
+        if failed:
+            turns.unwritten[info.key] = (info, depth)
             continue
+        turns.unwritten.pop(info.key, None)
         lost += gone
         if kept:
-            written.append(block.key)
+            written.append(info.key)
     return written, lost
+
+
+def _waiting(turns: Turns) -> list[tuple[BlockInfo, int, Packed]]:
+    """Blocks that could not be written before and are still in RAM; the others are forgotten."""
+    found: list[tuple[BlockInfo, int, Packed]] = []
+    for key, (info, depth) in list(turns.unwritten.items()):
+        kv = turns.tiers.fast.store.get_packed(info) if turns.tiers.fast is not None else None
+        if kv is None:
+            del turns.unwritten[key]
+        else:
+            found.append((info, depth, kv))
+    return found
 
 
 async def _blocks(

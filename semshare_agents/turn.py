@@ -47,6 +47,7 @@ from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.store import Tiers
+from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded
 from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
@@ -190,6 +191,7 @@ class Turns:
         repair: How much repair decoding carries.
         idle: Knows when nobody waits for the model.
         writing: Held while files of a turn are written or deleted; turns take it in their order.
+        unwritten: Blocks whose files could not be written yet, with their depth; tried again with the next turn's.
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
         retention: What an answer is decoded on; None for all of its prompt's KV.
@@ -210,6 +212,7 @@ class Turns:
     repair: RepairRate
     idle: Idle = field(default_factory=Idle)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unwritten: dict[str, tuple[BlockInfo, int]] = field(default_factory=dict)
     calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
     fact_guard: str = "auto"

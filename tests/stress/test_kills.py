@@ -138,7 +138,7 @@ async def _upgraded(path: str) -> None:
 
 
 async def survive(writers: Writers, home: Path, job: dict[str, Any], seconds: float | None, seed: int) -> None:
-    home.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(home.mkdir, parents=True, exist_ok=True)
     said = await writers.killed({**job, "home": str(home)}, seconds)
     if job["kind"] == "upgrade":
         await asyncio.to_thread(check_upgrades, said)

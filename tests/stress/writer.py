@@ -1,7 +1,7 @@
 """Processes that write a memory and are killed for it. They are forked from one that has the model in RAM already.
 
-`python -m tests.stress.writer` reads jobs from stdin, one JSON object a line, forks a child for each, and tells on stdout
-`pid N`, what the child says and `ended STATUS`.
+`python -m tests.stress.writer` reads jobs from stdin, one JSON object a line, forks a child for each, and tells on
+stdout `pid N`, what the child says and `ended STATUS`.
 """
 
 from __future__ import annotations

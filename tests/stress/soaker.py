@@ -1,0 +1,116 @@
+"""One process of a soak: sessions that talk, look and check until the time is over; the last line says what happened.
+
+`python -m tests.stress.soaker HOME URL SECONDS SESSIONS SEED`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from semshare_agents.errors import SemShareError
+from semshare_agents.llm import SemShareLLM
+from semshare_agents.store import DiskStore, audit
+from tests import tiny
+
+TENANTS = 4
+SESSION_TURNS = 5
+EVENT_ROWS = 400
+MEMORY_BYTES = 1_500_000
+DISK_BYTES = 4_000_000
+
+
+class Soak:
+    """What one process does to a memory that others may use too."""
+
+    def __init__(self, llm: SemShareLLM, seed: int, seconds: float):
+        self.llm, self.seed = llm, seed
+        self.end = time.monotonic() + seconds
+        self.count: Counter[str] = Counter()
+        self.errors: list[str] = []
+
+    async def talk(self, number: int) -> None:
+        """A session after another, each a few turns long, some texts shared by all of the tenant's sessions."""
+        rng = random.Random(f"{self.seed}-{number}")
+        while time.monotonic() < self.end:
+            tenant = f"t{rng.randrange(TENANTS)}"
+            name = f"s{self.seed}-{number}-{self.count['turns']}"
+            session = self.llm.session(
+                name, tenant=tenant, system=f"tenant {tenant}: {tiny.words(8, rng.randrange(3))}"
+            )
+            for _ in range(SESSION_TURNS):
+                if time.monotonic() >= self.end:
+                    return
+                try:
+                    await self._turn(session, rng)
+                except SemShareError as e:
+                    self.errors.append(f"{type(e).__name__}: {e}")
+
+    async def _turn(self, session: object, rng: random.Random) -> None:
+        text = tiny.words(rng.randrange(3, 14), rng.randrange(40))
+        reuse = rng.choice(["exact", "exact", "moved", "semantic"])
+        messages = [*await session.messages(), tiny.user(text)]  # type: ignore[attr-defined]
+        answer = await session.send(text, reuse=reuse)  # type: ignore[attr-defined]
+        self.count["turns"] += 1
+        self.count[answer.report.reuse_class] += 1
+        self.count["misses"] += answer.report.misses
+        if answer.report.turn_id is None:
+            self.errors.append("a turn was not remembered")
+        if reuse == "exact" and rng.random() < 0.2:
+            cold = await self.llm.generate(messages, reuse="off", store=False)
+            self.count["compared"] += 1
+            if cold.tokens != answer.tokens:
+                self.errors.append("an answer from exact reuse is not the cold one")
+
+    async def watch(self) -> None:
+        """Budgets hold at every look, and an audit may run beside everything."""
+        store, looks = DiskStore(self.llm.settings.kv_dir), 0
+        while time.monotonic() < self.end:
+            for tier in self.llm.turns.tiers.tiers:
+                if tier.used_bytes > tier.budget_bytes:
+                    self.errors.append(f"{tier.name} holds {tier.used_bytes} of {tier.budget_bytes}")
+            looks += 1
+            if looks % 100 == 0:
+                found = await audit.audit(self.llm.turns.registry, store)
+                self.count["audits"] += 1
+                if found.damaged:
+                    self.errors.append(f"damaged: {found.damaged[:2]}")
+            await asyncio.sleep(0.01)
+
+
+async def soak(home: Path, url: str, seconds: float, sessions: int, seed: int) -> dict[str, object]:
+    """Returns counts and errors."""
+    small = {"memory_bytes": MEMORY_BYTES, "disk_bytes": DISK_BYTES, "block_tokens": 16, "max_new_tokens": 4}
+    shape = {"head_tokens": 4, "tail_tokens": 4, "min_gain": 1.0, "event_rows": EVENT_ROWS}
+    async with SemShareLLM.open(
+        loaded=tiny.loaded("llama"), home=home, database_url=url or None, **small, **shape
+    ) as llm:
+        assert llm.turns.model.support.rows is not None
+        llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
+        work = Soak(llm, seed, seconds)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work.watch())
+            for number in range(sessions):
+                group.create_task(work.talk(number))
+        await llm.settle()
+        if llm.turns.tiers.leases._count:
+            work.errors.append("leases are left")
+        return {"count": dict(work.count), "errors": work.errors[:20], "error_count": len(work.errors)}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    home, url, seconds, sessions, seed = sys.argv[1:]
+    done = asyncio.run(soak(Path(home), url, float(seconds), int(sessions), int(seed)))
+    print(json.dumps(done), flush=True)
+
+
+if __name__ == "__main__":
+    main()

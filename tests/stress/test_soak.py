@@ -1,0 +1,91 @@
+"""Many sessions, many processes, both databases: nobody sees another's content and every book is right at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from semshare_agents.registry import Registry
+from semshare_agents.store import DiskStore, audit
+from tests.stress.soaker import EVENT_ROWS
+
+ROOT = Path(__file__).parents[2]
+FOREIGN = """SELECT count(*) FROM events e JOIN turns t ON t.id = e.turn_id JOIN turns d ON d.id = e.donor_turn_id
+             WHERE d.scope_id <> t.scope_id"""
+CROSSED = """SELECT count(*) FROM turn_blocks l JOIN turns t ON t.id = l.turn_id JOIN blocks b ON b.id = l.block_id
+             WHERE b.scope_id <> t.scope_id"""
+
+
+async def soaked(home: Path, url: str, seconds: float, processes: int, sessions: int) -> Counter[str]:
+    """Run processes side by side; their counts, added up."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+    async def one(seed: int) -> dict[str, Any]:
+        words = ["-m", "tests.stress.soaker", str(home), url, str(seconds), str(sessions), str(seed)]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await asyncio.wait_for(process.communicate(), seconds + 120)
+        assert process.returncode == 0, err.decode()[-3000:]
+        assert b"database is locked" not in err
+        done: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return done
+
+    results = await asyncio.gather(*(one(seed) for seed in range(processes)))
+    total: Counter[str] = Counter()
+    for result in results:
+        assert result["error_count"] == 0, result["errors"]
+        total.update(result["count"])
+    return total
+
+
+async def books_are_right(home: Path, url: str) -> None:
+    registry = await Registry.open(url or f"sqlite+aiosqlite:///{home / 'registry.db'}")
+    try:
+        found = await audit.audit(registry, DiskStore(home / "kv"))
+        assert not found.damaged, found
+        assert not found.gone, found
+        assert not found.unused, found
+        assert not found.broken_links, found
+        assert not found.leftovers, found
+        assert not found.held, found
+        async with registry._reading() as c:
+            assert (await c.execute(text(FOREIGN))).scalar_one() == 0
+            assert (await c.execute(text(CROSSED))).scalar_one() == 0
+            assert (await c.execute(text("SELECT count(*) FROM events"))).scalar_one() <= EVENT_ROWS + 20
+        await audit.repair(registry, DiskStore(home / "kv"), found)
+        assert (await audit.audit(registry, DiskStore(home / "kv"))).problems(alone=True) == 0
+        assert len(found.orphans) == 0, f"{len(found.orphans)} orphans of {found.files}"
+    finally:
+        await registry.close()
+
+
+async def test_one_process_with_64_sessions(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    done = await soaked(tmp_path, "", pytestconfig.getoption("--soak"), 1, 64)
+    await books_are_right(tmp_path, "")
+    assert done["exact"] > 0
+    assert done["compared"] > 0
+    print(dict(done))
+
+
+async def test_four_processes_on_sqlite(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    done = await soaked(tmp_path, "", pytestconfig.getoption("--soak"), 4, 8)
+    await books_are_right(tmp_path, "")
+    assert done["exact"] > 0
+    print(dict(done))
+
+
+async def test_four_processes_on_postgresql(tmp_path: Path, postgres_url: str, pytestconfig: pytest.Config) -> None:
+    done = await soaked(tmp_path, postgres_url, pytestconfig.getoption("--soak"), 4, 8)
+    await books_are_right(tmp_path, postgres_url)
+    assert done["exact"] > 0
+    print(dict(done))
