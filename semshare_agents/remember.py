@@ -82,7 +82,7 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
     tokens = run.tokens.copy()
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
     kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope, run, blocks)
-    await turns.registry.drop_blocks(lost, "evict", "no tier had room")
+    await drop_evicted(turns, lost, "no tier had room")
     return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
 
 
@@ -134,12 +134,21 @@ async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[s
     if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
             written, lost = await asyncio.to_thread(_write, turns, fingerprint, stored)
-        await turns.registry.made_durable(written)
-        await turns.registry.drop_blocks(lost, "evict", "no room on disk")
+        # Room in RAM may have been needed before a file was written; its row is gone then.
+        unnamed = await turns.registry.made_durable(written)
+        await asyncio.to_thread(turns.tiers.forget, unnamed)
+        await drop_evicted(turns, lost, "no room on disk")
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
     nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
-    await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
+    await drop_evicted(turns, nowhere, "no tier had room")
     return [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
+
+
+async def drop_evicted(turns: Turns, keys: Sequence[str], why: str) -> None:
+    """Forget blocks that had to make room, and files of them that were finished just then."""
+    if keys:
+        await turns.registry.drop_blocks(keys, "evict", why)
+        await asyncio.to_thread(turns.tiers.forget, keys)
 
 
 async def retire(turns: Turns, keys: Sequence[str]) -> None:

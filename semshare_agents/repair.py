@@ -23,7 +23,7 @@ from semshare_agents.match.align import align
 from semshare_agents.match.find import find
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import RowRun
-from semshare_agents.remember import Stored, keep_blocks, make_durable, new_block, retire
+from semshare_agents.remember import Stored, drop_evicted, keep_blocks, make_durable, new_block, retire
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.turn import Turns
 from semshare_agents.values import Ints, Kind, Reuse, Scope
@@ -138,7 +138,7 @@ class Repairer(IdleWork[Job]):
         twins = {chain: key for chain, (_, key) in found.items()}
         blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
         kept, lost = await asyncio.to_thread(keep_blocks, turns, scope, run, blocks)
-        await turns.registry.drop_blocks(lost, "evict", "no tier had room")
+        await drop_evicted(turns, lost, "no tier had room")
         if len(kept) < len(blocks):
             log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
             await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])

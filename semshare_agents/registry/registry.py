@@ -418,11 +418,19 @@ class Registry(GuardQueries, CheckQueries, BrowseQueries):
         if links:
             await c.execute(insert(t.turn_blocks), links)
 
-    async def made_durable(self, keys: Sequence[str]) -> None:
-        """Blocks of this process are on disk now: every process may use them."""
-        if keys:
-            async with self._writing() as c:
-                await c.execute(update(t.blocks).where(any_of(t.blocks.c.key, keys, self.dialect)).values(holder=None))
+    async def made_durable(self, keys: Sequence[str]) -> list[str]:
+        """Blocks of this process are on disk now: every process may use them.
+
+        Returns:
+            Those that were dropped meanwhile: nothing names their files.
+        """
+        if not keys:
+            return []
+        mine = any_of(t.blocks.c.key, keys, self.dialect)
+        async with self._writing() as c:
+            changed = await c.execute(update(t.blocks).where(mine).values(holder=None).returning(t.blocks.c.key))
+            known = set(changed.scalars())
+        return [key for key in keys if key not in known]
 
     async def drop_blocks(self, keys: Sequence[str], kind: str, detail: str) -> int:
         """Forget blocks whose KV is gone; the turns keep their text.
@@ -453,6 +461,7 @@ class Registry(GuardQueries, CheckQueries, BrowseQueries):
                     at=time.time(), kind=kind, tokens=sum(row.length for row in rows), detail=detail
                 )
             )
+            await c.execute(oldest(t.events, self.event_rows))
         return len(rows)
 
     async def supersede(self, old_key: str, new_key: str) -> bool:

@@ -42,9 +42,8 @@ class Soak:
         while time.monotonic() < self.end:
             tenant = f"t{rng.randrange(TENANTS)}"
             name = f"s{self.seed}-{number}-{self.count['turns']}"
-            session = self.llm.session(
-                name, tenant=tenant, system=f"tenant {tenant}: {tiny.words(8, rng.randrange(3))}"
-            )
+            system = f"tenant {tenant}: {tiny.words(8, rng.randrange(3))}"
+            session = self.llm.session(name, tenant=tenant, system=system)
             for _ in range(SESSION_TURNS):
                 if time.monotonic() >= self.end:
                     return

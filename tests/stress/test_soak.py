@@ -45,6 +45,8 @@ async def soaked(home: Path, url: str, seconds: float, processes: int, sessions:
     for result in results:
         assert result["error_count"] == 0, result["errors"]
         total.update(result["count"])
+    for name in ("exact", "moved", "compared", "audits"):
+        assert total[name] > 0, total
     return total
 
 
@@ -58,13 +60,11 @@ async def books_are_right(home: Path, url: str) -> None:
         assert not found.broken_links, found
         assert not found.leftovers, found
         assert not found.held, found
+        assert not found.orphans, f"{len(found.orphans)} of {found.files} files"
         async with registry._reading() as c:
             assert (await c.execute(text(FOREIGN))).scalar_one() == 0
             assert (await c.execute(text(CROSSED))).scalar_one() == 0
-            assert (await c.execute(text("SELECT count(*) FROM events"))).scalar_one() <= EVENT_ROWS + 20
-        await audit.repair(registry, DiskStore(home / "kv"), found)
-        assert (await audit.audit(registry, DiskStore(home / "kv"))).problems(alone=True) == 0
-        assert len(found.orphans) == 0, f"{len(found.orphans)} orphans of {found.files}"
+            assert (await c.execute(text("SELECT count(*) FROM events"))).scalar_one() <= EVENT_ROWS
     finally:
         await registry.close()
 
@@ -72,20 +72,16 @@ async def books_are_right(home: Path, url: str) -> None:
 async def test_one_process_with_64_sessions(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     done = await soaked(tmp_path, "", pytestconfig.getoption("--soak"), 1, 64)
     await books_are_right(tmp_path, "")
-    assert done["exact"] > 0
-    assert done["compared"] > 0
     print(dict(done))
 
 
 async def test_four_processes_on_sqlite(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     done = await soaked(tmp_path, "", pytestconfig.getoption("--soak"), 4, 8)
     await books_are_right(tmp_path, "")
-    assert done["exact"] > 0
     print(dict(done))
 
 
 async def test_four_processes_on_postgresql(tmp_path: Path, postgres_url: str, pytestconfig: pytest.Config) -> None:
     done = await soaked(tmp_path, postgres_url, pytestconfig.getoption("--soak"), 4, 8)
     await books_are_right(tmp_path, postgres_url)
-    assert done["exact"] > 0
     print(dict(done))
