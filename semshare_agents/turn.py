@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from semshare_agents.errors import RegistryError
+from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.facts import GUARDS, guarded
@@ -404,8 +404,10 @@ class Turns:
             for key, reason in loaded.missing.items():
                 if key not in loaded.unreadable:
                     await self.registry.drop_blocks([key], "miss", reason)
-        except RegistryError as e:
-            log.warning("rows of missing blocks stay: %s", e)
+                    # Its file may have been finished just then; no row names it any more.
+                    await asyncio.to_thread(self.tiers.forget, [key])
+        except (RegistryError, StoreError) as e:
+            log.warning("rows or files of missing blocks stay: %s", e)
 
     def _rows(self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan) -> tuple[Plan, torch.Tensor]:
         """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again."""
