@@ -42,6 +42,7 @@ def counted(llm: SemShareLLM, what: str) -> float:
 
 
 async def sound(llm: SemShareLLM) -> bool:
+    await llm.flush()  # a block on its way out has no row but still a file
     found = await audit.audit(llm.turns.registry, DiskStore(llm.settings.kv_dir))
     return found.problems(alone=True) == 0
 
