@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.registry.registry import report_dict
+from semshare_agents.registry.writing import report_dict
 from semshare_agents.settings import ServerSettings
 from semshare_agents.values import Generation
 from semshare_server import schemas

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from semshare_agents.registry import DriftSample, Limit, NewBlock, NewTurn, Registry
-from semshare_agents.registry import registry as queries
+from semshare_agents.registry import finding as queries
 from semshare_agents.values import Report, Reuse, Scope
 
 SIZE = 4

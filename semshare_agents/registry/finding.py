@@ -1,0 +1,161 @@
+"""Look-ups: what a prompt's names find. Every one stays in its scope and runs on an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Label, and_, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from semshare_agents.match.spans import Hit
+from semshare_agents.registry import tables as t
+from semshare_agents.registry.engine import any_of, listed
+from semshare_agents.values import BlockRef, Donor, Ints, Scope
+
+HITS_PER_CONTENT = 4
+BRANCH_CANDIDATES = 16
+TURNS_PER_BAND = 512
+
+
+class FindQueries:
+    """The part of the registry that finds donors."""
+
+    dialect: str
+    holder: str
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise NotImplementedError
+
+    def _visible(self) -> Any:
+        return or_(t.blocks.c.holder.is_(None), t.blocks.c.holder == self.holder)
+
+    async def find_chain(self, scope: Scope, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Stored blocks by chain name: a turn that has the block, and the block's key."""
+        query = (
+            select(t.blocks.c.chain, t.blocks.c.turn_id, t.blocks.c.key)
+            .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.chain, names, self.dialect), self._visible())
+            .order_by(t.blocks.c.id)
+        )
+        async with self._reading() as c:
+            return {row.chain: (row.turn_id, row.key) for row in await c.execute(query)}
+
+    async def find_branch(self, scope: Scope, branch: str) -> list[int]:
+        """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
+        query = (
+            select(_newest_turn())
+            .where(t.blocks.c.scope_id == scope.id, t.blocks.c.branch == branch, self._visible())
+            .order_by(t.blocks.c.id.desc())
+            .limit(BRANCH_CANDIDATES)
+        )
+        async with self._reading() as c:
+            return [i for i in dict.fromkeys((await c.execute(query)).scalars()) if i is not None]
+
+    async def find_contents(self, scope: Scope, windows: Mapping[int, Sequence[int]]) -> list[Hit]:
+        """Where a prompt's windows meet stored blocks.
+
+        Args:
+            scope: Tenant and model.
+            windows: Prompt positions by content name.
+        """
+        if not windows:
+            return []
+        wanted = any_of(t.blocks.c.content, list(windows), self.dialect)
+        rank = func.row_number().over(partition_by=t.blocks.c.content, order_by=t.blocks.c.id.desc()).label("rank")
+        ranked = (
+            select(t.blocks.c.content, _newest_turn(), t.blocks.c.start, rank)
+            .where(t.blocks.c.scope_id == scope.id, wanted, self._visible())
+            .subquery()
+        )
+        query = select(ranked.c.content, ranked.c.turn_id, ranked.c.start).where(ranked.c.rank <= HITS_PER_CONTENT)
+        async with self._reading() as c:
+            rows = (await c.execute(query)).all()
+        # A block that lost its links to all turns has no donor.
+        linked = [row for row in rows if row.turn_id is not None]
+        return [Hit(at, row.turn_id, row.start) for row in linked for at in windows[row.content]]
+
+    async def find_similar(self, scope: Scope, values: Sequence[int], limit: int) -> list[tuple[int, int]]:
+        """Turns that share signature bands, with how many they share, best first.
+
+        Of a band that very many turns have, which tells little, the newest `TURNS_PER_BAND` count: a look-up's time
+        depends on the prompt, not on how many turns are stored.
+        """
+        wanted = listed(values, t.bands.c.value, self.dialect)
+        common, mine = t.bands.alias(), t.bands.c.scope_id == scope.id
+        eldest = (
+            select(common.c.turn_id)
+            .where(common.c.scope_id == scope.id, common.c.value == wanted.c.value)
+            .order_by(common.c.turn_id.desc())
+            .offset(TURNS_PER_BAND - 1)
+            .limit(1)
+        )
+        counts = t.bands.c.turn_id >= func.coalesce(eldest.scalar_subquery(), 0)
+        shared = func.count().label("shared")
+        query = (
+            select(t.bands.c.turn_id, shared)
+            .select_from(wanted.join(t.bands, and_(mine, t.bands.c.value == wanted.c.value, counts)))
+            .group_by(t.bands.c.turn_id)
+            .order_by(shared.desc(), t.bands.c.turn_id.desc())
+            .limit(limit)
+        )
+        async with self._reading() as c:
+            return [(row.turn_id, row.shared) for row in await c.execute(query)]
+
+    async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
+        """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
+        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        query = select(t.turns.c.id, t.turns.c.tokens).where(t.turns.c.scope_id == scope.id, wanted)
+        async with self._reading() as c:
+            rows = {row.id: _tokens(row.tokens) for row in await c.execute(query)}
+        return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
+
+    async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
+        """Turns as donors, in the order asked for; turns without any visible block are left out."""
+        if not turn_ids:
+            return []
+        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        turns = select(t.turns.c.id, t.turns.c.tokens, t.turns.c.exact_tokens, t.turns.c.depth).where(
+            t.turns.c.scope_id == scope.id, wanted
+        )
+        parts = (
+            select(
+                t.turn_blocks.c.turn_id,
+                t.turn_blocks.c.start,
+                t.turn_blocks.c.length,
+                t.blocks.c.key,
+                t.blocks.c.length.label("stored"),
+            )
+            .join(t.blocks, t.blocks.c.id == t.turn_blocks.c.block_id)
+            .where(any_of(t.turn_blocks.c.turn_id, list(turn_ids), self.dialect), self._visible())
+            .order_by(t.turn_blocks.c.turn_id, t.turn_blocks.c.start)
+        )
+        async with self._reading() as c:
+            rows = {row.id: row for row in await c.execute(turns)}
+            refs: dict[int, list[BlockRef]] = {}
+            for part in await c.execute(parts):
+                refs.setdefault(part.turn_id, []).append(BlockRef(part.key, part.start, part.length, part.stored))
+        return [
+            Donor(
+                turn_id=i,
+                tokens=_tokens(rows[i].tokens),
+                blocks=tuple(refs[i]),
+                exact_tokens=rows[i].exact_tokens,
+                depth=rows[i].depth,
+            )
+            for i in turn_ids
+            if i in rows and i in refs
+        ]
+
+
+def _newest_turn() -> Label[int]:
+    """The newest turn that has a block: of all that share it, it has most of the conversation in one place."""
+    newest = select(func.max(t.turn_blocks.c.turn_id)).where(t.turn_blocks.c.block_id == t.blocks.c.id)
+    return newest.scalar_subquery().label("turn_id")
+
+
+def _tokens(stored: bytes) -> Ints:
+    # A damaged list is nobody's donor.
+    whole = stored if len(stored) % 4 == 0 else b""
+    return np.frombuffer(whole, dtype="<i4").astype(np.int64)
