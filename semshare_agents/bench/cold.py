@@ -61,7 +61,7 @@ def _stock_prefill(turns: Turns, prompt: Ints) -> tuple[Run, torch.Tensor, float
     run = _StockCacheRun(turns)
     with rows.stock(), torch.inference_mode():
         start = time.perf_counter()
-        out = model(input_ids=ids, past_key_values=run.cache, use_cache=True, logits_to_keep=1)
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{rows.cache_name: run.cache})
         first: torch.Tensor = out.logits[0, -1]
         first.argmax().item()
         took = time.perf_counter() - start

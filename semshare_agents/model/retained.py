@@ -70,7 +70,7 @@ class RetainedRun(Run):
             out = rows.model(
                 input_ids=torch.tensor([[token]], device=rows.device),
                 position_ids=row_pass.where[None],
-                past_key_values=_RetainedCache(self._layers, row_pass),
+                **{rows.cache_name: _RetainedCache(self._layers, row_pass)},
                 attention_mask=torch.zeros(1, 1, 1, 1, device=rows.device, dtype=rows.dtype),
                 use_cache=True,
                 logits_to_keep=1,

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from semshare_agents.model.caching import cache_name
 from semshare_agents.values import Ints
 
 ATTENTION = "semshare_rows"
@@ -256,6 +257,7 @@ class RowModel:
         self.heads_per_kv = model.config.get_text_config().num_attention_heads // kv_heads
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = model.dtype
+        self.cache_name = cache_name(model)
         self._stock_attention = model.config._attn_implementation
         self._switching = RLock()
 
@@ -328,7 +330,7 @@ class RowModel:
             out = self.model(
                 input_ids=ids,
                 position_ids=row_pass.where[None],
-                past_key_values=cache,
+                **{self.cache_name: cache},
                 attention_mask=mask,
                 use_cache=True,
                 logits_to_keep=logits,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from semshare_agents.model.caching import cache_name
 from semshare_agents.model.rows import BufferPool, ForwardStopped, Narrow, RowModel, Watch
 from semshare_agents.values import Ints
 
@@ -162,7 +163,7 @@ class StockRun(Run):
         super().__init__()
         self._model = model
         self._cache: Any = None
-        self._cache_name = "past_key_values"
+        self._cache_name = cache_name(model)
         self._encoded: Any = None
 
     @torch.inference_mode()
@@ -173,8 +174,6 @@ class StockRun(Run):
             self._encoded = self._model.get_encoder()(input_ids=ids)
             return self._forward(self._model.config.decoder_start_token_id)
         out = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        # State space models keep a state of their own under another name.
-        self._cache_name = next(name for name in ("past_key_values", "cache_params") if hasattr(out, name))
         self._cache = getattr(out, self._cache_name)
         logits: torch.Tensor = out.logits[0, -1]
         return logits
@@ -189,11 +188,10 @@ class StockRun(Run):
             raise ForwardStopped
         ids = torch.tensor([[token]], device=self._model.device)
         if self._encoded is not None:
-            out = self._model(
-                encoder_outputs=self._encoded, decoder_input_ids=ids, past_key_values=self._cache, use_cache=True
-            )
+            inputs = {"encoder_outputs": self._encoded, "decoder_input_ids": ids}
         else:
-            out = self._model(input_ids=ids, use_cache=True, **{self._cache_name: self._cache})
+            inputs = {"input_ids": ids}
+        out = self._model(**inputs, use_cache=True, **{self._cache_name: self._cache})
         self._cache = getattr(out, self._cache_name)
         logits: torch.Tensor = out.logits[0, -1]
         return logits

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from semshare_agents.model.caching import cache_name
 from semshare_agents.model.rotary import KeyMover, RotaryTables
 from semshare_agents.model.rows import BufferPool, RowModel
 
@@ -150,7 +151,7 @@ class _Probe:
         device = next(self.model.parameters()).device
         ids = torch.as_tensor(self.ids, device=device)[None]
         positions = torch.arange(offset, offset + len(self.ids), device=device)[None]
-        out = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        out = self.model(input_ids=ids, position_ids=positions, use_cache=True, **{cache_name(self.model): cache})
         return out.logits[0], cache
 
     def _shapes(self) -> None:

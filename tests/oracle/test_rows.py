@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from semshare_agents.model.caching import cache_name
 from semshare_agents.model.rows import BufferPool, ForwardStopped, RowModel
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Plan
@@ -35,7 +36,8 @@ def stock(model: Any, ids: np.ndarray, offset: int = 0) -> tuple[torch.Tensor, D
     """The library's own forward with its own cache: logits `(tokens, vocabulary)` and KV."""
     cache = DynamicCache()
     positions = torch.arange(offset, offset + len(ids))[None]
-    out = model(input_ids=torch.as_tensor(ids)[None], position_ids=positions, past_key_values=cache, use_cache=True)
+    name = {cache_name(model): cache}
+    out = model(input_ids=torch.as_tensor(ids)[None], position_ids=positions, use_cache=True, **name)
     return out.logits[0], cache
 
 
@@ -141,7 +143,8 @@ def test_first_layer_keys_move_each_token_by_its_own_distance(family: str, dtype
         cache = DynamicCache()
         with torch.inference_mode():
             where = torch.as_tensor(positions)[None]
-            support.rows.model(input_ids=torch.as_tensor(ids)[None], position_ids=where, past_key_values=cache)
+            name = {cache_name(support.rows.model): cache}
+            support.rows.model(input_ids=torch.as_tensor(ids)[None], position_ids=where, **name)
         return torch.stack([layer.keys[0] for layer in cache.layers])
 
     keys = first_keys(source)

@@ -1,0 +1,15 @@
+"""The name under which a model takes and gives back its cache."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+NAMES = ("cache", "past_key_values", "cache_params")
+"""transformers 5.24 and newer; older ones and models with code of their own; their state space models."""
+
+
+def cache_name(model: Any) -> str:
+    """The argument of a model's forward that is its cache; its output has an attribute of the same name."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in NAMES if name in taken), "past_key_values")
