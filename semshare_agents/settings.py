@@ -29,11 +29,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SEMSHARE_", extra="forbid", frozen=True)
 
     model: str = Field("default", min_length=1, description="'default', a folder, a .gguf file or a hub id")
-    home: Path = Field(default_factory=_default_home, description="models, database and KV files live here")
+    home: Path = Field(
+        default_factory=_default_home, description="models, database and KV files; default: ~/.cache/semshare"
+    )
     database_url: str | None = Field(None, description="async SQLAlchemy URL; default: SQLite in `home`")
     database_timeout_seconds: float = Field(10.0, gt=0.0, description="how long a database server may take to answer")
     event_rows: int = Field(200_000, ge=1, description="rows kept of the log of events; the oldest go first")
-    store_dir: Path | None = Field(None, description="folder of the KV files; default: `home`/kv")
+    store_dir: Path | None = Field(None, description="folder of the KV files; default: kv in `home`")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$", description="'auto': float32 on CPU")
     threads: int | None = Field(None, gt=0, description="torch's compute threads; default: torch's own choice")
@@ -121,7 +123,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SEMSHARE_SERVER_", extra="forbid", frozen=True)
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; any but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: a free one")
     keys_file: Path | None = Field(None, description="file of hashed API keys; `semshare keys add` writes it")
     keys: SecretStr | None = Field(None, description="API keys as tenant=key, separated by commas")

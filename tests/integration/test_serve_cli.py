@@ -1,4 +1,4 @@
-"""`semshare serve`, `keys`, `turns show` and `turns export`, and the commands that docs/server.md shows."""
+"""`semshare serve`, `keys`, `turns show` and `turns export`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import httpx2 as httpx
 import openai
 import pytest
 from typer.testing import CliRunner
 
 from semshare_agents.cli.main import app
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.settings import ServerSettings
 from tests import tiny
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
-DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 
 runner = CliRunner(env={"COLUMNS": "140"})
 
@@ -135,47 +130,3 @@ async def test_serve_with_a_key_until_a_signal(folder: Path, tmp_path: Path) -> 
 def test_serve_refuses_other_machines_without_keys(tmp_path: Path) -> None:
     result = runner.invoke(app, ["serve", "--host", "0.0.0.0", "--home", str(tmp_path)])
     assert "semshare keys add" in str(result.exception)
-
-
-# --- docs/server.md
-
-
-def test_documented_commands_exist() -> None:
-    commands = re.findall(
-        r"^(semshare [^#\n]+)", "\n".join(re.findall(r"```bash\n(.*?)```", DOCS.read_text(), re.S)), re.M
-    )
-    assert len(commands) >= 4
-    for command in commands:
-        words = shlex.split(command)[1:]
-        verbs = [w for i, w in enumerate(words) if w.islower() and not w.startswith("-") and i < 2 and w.isalpha()]
-        verbs = verbs[: 2 if verbs[0] in ("turns", "keys") else 1]
-        status, output = run(*verbs, "--help")
-        assert status == 0, command
-        for option in (w.partition("=")[0] for w in words if w.startswith("--")):
-            assert option in output, command
-
-
-def test_documented_settings_are_all_there_are() -> None:
-    told = set(re.findall(r"^\| `SEMSHARE_SERVER_(\w+)`", DOCS.read_text(), re.M))
-    assert told == {name.upper() for name in ServerSettings.model_fields}
-    for name, field in ServerSettings.model_fields.items():
-        line = next(x for x in DOCS.read_text().splitlines() if x.startswith(f"| `SEMSHARE_SERVER_{name.upper()}`"))
-        if field.default is not None:
-            assert f"`{field.default}`" in line, line
-
-
-async def test_documented_python_runs(open_llm: OpenLLM) -> None:
-    from tests.serving import serving
-
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
-    llm = await open_llm()
-    async with serving(llm) as url:
-        block = block.replace("http://127.0.0.1:8000", url)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", block, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, err.decode()
-        async with httpx.AsyncClient(base_url=url) as http:
-            assert "sky" in (await http.get("/")).text
-    assert "cold" in out.decode()

@@ -1,0 +1,85 @@
+"""Runs Python blocks of the documentation, all on one model that is loaded once; prints what became of each as JSON.
+
+Standard input is a JSON list of blocks. Each runs as a program of its own would, in a memory of its own; blocks that
+talk to http://127.0.0.1:8000 find a server there, under another port. A process of its own keeps what they register
+and change away from the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from semshare_agents import llm as adapter
+from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.settings import load_settings
+from tests.serving import serving
+
+SERVER = "http://127.0.0.1:8000"
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """A server in a thread of its own; yields its URL."""
+    started, done = threading.Event(), asyncio.Event()
+    found: dict[str, Any] = {}
+
+    async def run() -> None:
+        found["loop"] = asyncio.get_running_loop()
+        async with adapter.SemShareLLM.open(home=home) as llm, serving(llm) as url:
+            found["url"] = url
+            started.set()
+            await done.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert started.wait(120), "the server did not start"
+    try:
+        yield found["url"]
+    finally:
+        found["loop"].call_soon_threadsafe(done.set)
+        thread.join()
+
+
+def home_of(name: str, folder: Path, known: Path) -> Path:
+    """A folder for a memory that knows this machine's speeds already."""
+    home = folder / name
+    if (known / "speeds").is_dir():
+        shutil.copytree(known / "speeds", home / "speeds")
+    return home
+
+
+def run(block: str, home: Path) -> dict[str, str]:
+    """What a block printed, and the traceback where it failed."""
+    os.environ["SEMSHARE_HOME"] = str(home)
+    printed, error = io.StringIO(), ""
+    with redirect_stdout(printed):
+        try:
+            exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+        except Exception:
+            error = traceback.format_exc()
+    return {"printed": printed.getvalue(), "error": error}
+
+
+def main(folder: Path) -> None:
+    known = load_settings().home
+    model: LoadedModel = load("default", known)
+    adapter.load = lambda *_: model  # type: ignore[assignment]
+    blocks = json.load(sys.stdin)
+    with served(home_of("server", folder, known)) as url:
+        results = [run(b.replace(SERVER, url), home_of(str(i), folder, known)) for i, b in enumerate(blocks)]
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
