@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -170,7 +171,11 @@ class SemShareLLM:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self._progress("loading the model")
-        return load(settings.model, settings.home, settings.device, settings.dtype, self._progress)
+        model = load(settings.model, settings.home, settings.device, settings.dtype, self._progress)
+        # A full collection that walks the libraries' objects keeps every thread waiting for a quarter of a second.
+        gc.collect()
+        gc.freeze()
+        return model
 
     def _measure(self, model: LoadedModel) -> CostModel | None:
         rows = model.support.rows
@@ -214,6 +219,8 @@ class SemShareLLM:
         await asyncio.to_thread(self._compute.shutdown)
         if self._alive is not None:
             await asyncio.to_thread(self._alive.close)
+        if self._given is None:
+            gc.unfreeze()
 
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""

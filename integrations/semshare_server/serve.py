@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 
@@ -56,8 +57,12 @@ def log_to_terminal(log_format: str) -> None:
 
 async def serve(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring) -> None:
     """Serve until a signal; answers under way are finished, within `shutdown_seconds`, and stored."""
+    app = create_app(llm, settings, keyring, close=True)
+    # As the adapter does for its own libraries: no collection that stops every thread walks the server's.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(
-        create_app(llm, settings, keyring, close=True),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
