@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         ConfigurationError,
         ContextLengthError,
         InvalidMessagesError,
+        InvalidSchemaError,
+        InvalidToolsError,
         ModelError,
         PromptError,
         RegistryError,
@@ -21,19 +23,21 @@ if TYPE_CHECKING:
     )
     from semshare_agents.llm import SemShareLLM, Session
     from semshare_agents.settings import Settings
-    from semshare_agents.values import Generation, Piece, Report, Reuse, Sampling, Usage
+    from semshare_agents.values import CallPart, Generation, Piece, Report, Reuse, Sampling, ToolCall, Usage
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "llm": ("SemShareLLM", "Session"),
     "settings": ("Settings",),
-    "values": ("Generation", "Piece", "Report", "Reuse", "Sampling", "Usage"),
+    "values": ("CallPart", "Generation", "Piece", "Report", "Reuse", "Sampling", "ToolCall", "Usage"),
     "errors": (
         "ClosedError",
         "ConfigurationError",
         "ContextLengthError",
         "InvalidMessagesError",
+        "InvalidSchemaError",
+        "InvalidToolsError",
         "ModelError",
         "PromptError",
         "RegistryError",
@@ -50,15 +54,19 @@ __all__ = [  # noqa: RUF022 - in the order a reader meets them
     "Session",
     "Settings",
     "Generation",
+    "CallPart",
     "Piece",
     "Report",
     "Reuse",
     "Sampling",
+    "ToolCall",
     "Usage",
     "ClosedError",
     "ConfigurationError",
     "ContextLengthError",
     "InvalidMessagesError",
+    "InvalidSchemaError",
+    "InvalidToolsError",
     "ModelError",
     "PromptError",
     "RegistryError",

@@ -10,6 +10,8 @@
     │   └── ModelChecksumError              a downloaded model file is not the published one
     ├── PromptError (ValueError)
     │   ├── InvalidMessagesError            messages are empty or malformed
+    │   ├── InvalidToolsError               tools or the choice among them are malformed
+    │   ├── InvalidSchemaError              a JSON schema that answers cannot be held to
     │   ├── TemplateError                   the chat template refuses the messages
     │   └── ContextLengthError              prompt and answer exceed the model's context
     ├── RegistryError
@@ -54,6 +56,14 @@ class PromptError(SemShareError, ValueError):
 
 class InvalidMessagesError(PromptError):
     """The message list is empty or an entry is malformed."""
+
+
+class InvalidToolsError(PromptError):
+    """A tool or the choice among tools is malformed."""
+
+
+class InvalidSchemaError(PromptError):
+    """A JSON schema is malformed, or asks for what constrained decoding cannot do."""
 
 
 class TemplateError(PromptError):

@@ -30,11 +30,13 @@ from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.settings import Settings, load_settings
+from semshare_agents.steering import wanted, without_template
 from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.packing import Packing, make_packing
 from semshare_agents.store.tiers import Leases
+from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
-from semshare_agents.values import Fidelity, Generation, Messages, Piece, Reuse, Sampling, Usage
+from semshare_agents.values import CallPart, Fidelity, Generation, Messages, Piece, Reuse, Sampling, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 
@@ -269,12 +271,13 @@ class SemShareLLM:
         Args:
             messages: `{"role", "content"}` mappings.
             options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`strict`,
-                `balanced`, `fast` or a mean KL in nats), `tools`, `store`, `raw` (the one message's text is the prompt,
-                without a chat template), `sampling` or the fields of
-                `semshare_agents.values.Sampling` by name.
+                `balanced`, `fast` or a mean KL in nats), `tools` (in OpenAI's form), `tool_choice` (`auto`, `none`,
+                `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
+                keeps to; `{"type": "object"}` for any JSON object), `store`, `raw` (the one message's text is the
+                prompt, without a chat template), `sampling` or the fields of `semshare_agents.values.Sampling` by name.
 
         Raises:
-            PromptError: the messages are malformed, or too long for the model.
+            PromptError: messages, tools or schema are malformed, or the messages are too long for the model.
             ConfigurationError: an option is wrong.
             ClosedError: the adapter is closed.
         """
@@ -292,22 +295,30 @@ class SemShareLLM:
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
+        parted = turns.steering.calls(request.want)
+        content = ""
         kept: Kept | None = None
         turn_id: int | None = None
         try:
             async with aclosing(turns.generate(prefilled, answer)) as texts:
                 async for text in texts:
-                    yield Piece(text)
+                    piece = Piece(text) if parted is None else Piece(*_parted(parted, text))
+                    content += piece.text
+                    if piece.text or piece.tool_calls:
+                        yield piece
                     if turns.retention is not None and kept is None:
                         # The whole KV is gone after this: what is to be stored has to be stored now.
                         kept = await keep(turns, prefilled) if request.store else Kept()
                         await turns.retain(prefilled)
+            if parted is not None and (rest := parted.finish()):
+                content += rest
+                yield Piece(rest)
             turn_id = await self._store(turns, prefilled, answer, kept) if request.store else None
         finally:
             prefilled.run.close()
             if kept is not None and turn_id is None:
                 await asyncio.to_thread(turns.tiers.forget, kept.fresh)
-        generation = _generation(prefilled, answer, turn_id)
+        generation = _generation(prefilled, answer, turn_id, content, () if parted is None else parted.calls)
         seen = TurnSeen(turns.model.name, prefilled.request, generation, began, time.time())
         for observer in self.observers:
             observer.turn(seen)
@@ -348,9 +359,14 @@ class SemShareLLM:
         reuse = options.pop("reuse", None)
         fidelity = options.pop("fidelity", None)
         sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
-        fixed = {
-            name: options.pop(name) for name in ("session", "tools", "store", "ablations", "raw") if name in options
-        }
+        want = wanted(
+            options.pop("tools", None),
+            options.pop("tool_choice", None),
+            bool(options.pop("parallel_tool_calls", False)),
+            options.pop("response_schema", None),
+        )
+        fixed = {name: options.pop(name) for name in ("session", "store", "ablations", "raw") if name in options}
+        want = without_template(want) if fixed.get("raw") else want
         fields = set(Sampling.__dataclass_fields__)
         unknown = set(options) - fields
         if unknown:
@@ -362,7 +378,9 @@ class SemShareLLM:
             raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
         word = self.settings.reuse if reuse is None else Reuse.parse(reuse)
         dial = self.settings.fidelity if fidelity is None else Fidelity.parse(fidelity)
-        return Request(messages=messages, tenant=tenant, reuse=word, sampling=sampling, fidelity=dial, **fixed)
+        return Request(
+            messages=messages, tenant=tenant, reuse=word, sampling=sampling, fidelity=dial, want=want, **fixed
+        )
 
 
 class Session:
@@ -399,7 +417,7 @@ class Session:
             async with aclosing(self._llm.stream(messages, **options)) as pieces:
                 async for piece in pieces:
                     if piece.generation is not None:
-                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.text}]
+                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
                     yield piece
 
 
@@ -412,10 +430,18 @@ async def _whole(stream: AsyncGenerator[Piece]) -> Generation:
     return generation
 
 
-def _generation(prefilled: Prefilled, answer: Answer, turn_id: int | None) -> Generation:
+def _parted(parted: CallStream, text: str) -> tuple[str, None, tuple[CallPart, ...]]:
+    content, parts = parted.push(text)
+    return content, None, parts
+
+
+def _generation(
+    prefilled: Prefilled, answer: Answer, turn_id: int | None, content: str, calls: tuple[ToolCall, ...]
+) -> Generation:
     report = replace(prefilled.report, turn_id=turn_id)
     usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
-    return Generation(answer.text, tuple(answer.tokens), answer.finish_reason, usage, report)
+    reason = "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
+    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
 
 
 def _make_tiers(

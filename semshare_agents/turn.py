@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
 from semshare_agents.match.align import align, align_semantic, unmatched_regions
@@ -46,6 +47,7 @@ from semshare_agents.reuse.look import gathering, seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
+from semshare_agents.steering import FREE, Steering, Wanted
 from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
@@ -74,7 +76,7 @@ class Request:
         reuse: Loosest kind of reuse.
         sampling: How tokens are drawn.
         session: Session name; None for stateless calls.
-        tools: JSON schemas for the chat template.
+        want: Tools, and what the answer is held to.
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
         ablations: See `ABLATIONS`.
@@ -86,7 +88,7 @@ class Request:
     reuse: Reuse
     sampling: Sampling
     session: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    want: Wanted = FREE
     store: bool = True
     fidelity: Fidelity = FAST
     ablations: frozenset[str] = frozenset()
@@ -105,6 +107,7 @@ class Prefilled:
         plan: What was computed.
         run: Holds the KV.
         logits: The last row's, shape `(vocabulary,)`.
+        constraint: What the answer is held to; None for nothing.
         room_tokens: How many tokens may be generated.
         report: What was reused.
     """
@@ -116,6 +119,7 @@ class Prefilled:
     plan: Plan
     run: Run
     logits: torch.Tensor
+    constraint: Constraint | None
     room_tokens: int
     report: Report
 
@@ -126,7 +130,7 @@ class Answer:
 
     Attributes:
         tokens: Generated token ids so far.
-        text: Text so far, without what may be a stop string.
+        text: Text so far, tool calls included, without what may be a stop string.
         finish_reason: `stop` or `length`, empty while it grows.
         watched_tokens: Of how many first tokens the logits are kept.
         logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
@@ -226,6 +230,7 @@ class Turns:
         spare = 0 if self.retention else 2
         self.pool = None if support.rows is None else BufferPool(support.rows, spare)
         self.texts = TokenTexts(self.model.tokenizer)
+        self.steering = Steering(self.model.tokenizer, self.model.end_tokens)
         self._codes: TokenCodes | None = None
         self._signers: dict[int, Signer] = {}
 
@@ -233,7 +238,7 @@ class Turns:
         """From messages to the first token's logits.
 
         Raises:
-            PromptError: the messages are malformed or too long.
+            PromptError: the messages are malformed or too long, or the answer cannot be held to what is wanted.
         """
         with self.idle.busy():
             return await self._prefill(request)
@@ -246,7 +251,8 @@ class Turns:
             if request.raw:
                 prompt = await asyncio.to_thread(tokenise_text, self.model.tokenizer, messages)
             else:
-                prompt = await asyncio.to_thread(tokenise, self.model.tokenizer, messages, request.tools)
+                prompt = await asyncio.to_thread(self._chat_prompt, messages, request.want)
+            constraint = await asyncio.to_thread(self.steering.constraint, request.want)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
@@ -277,7 +283,11 @@ class Turns:
             self.model.model.config.get_text_config().num_hidden_layers,
             len(plan.rows) - len(plan.required),
         )
-        return Prefilled(request, scope, prompt, alignment, plan, run, logits, room, report)
+        return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report)
+
+    def _chat_prompt(self, messages: list[dict[str, Any]], want: Wanted) -> Ints:
+        told, tools = self.steering.prepared(messages, want)
+        return tokenise(self.model.tokenizer, told, tools)
 
     def _impossible(self, request: Request, tokens: int) -> str | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
@@ -441,8 +451,8 @@ class Turns:
     async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncGenerator[str]:
         """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
         request = prefilled.request
-        sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device)
-        text = TextStream(self.model.tokenizer, request.sampling.stop)
+        sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device, prefilled.constraint)
+        text = TextStream(self.model.tokenizer, request.sampling.stop, self.steering.marks(request.want))
         logits: torch.Tensor | None = prefilled.logits
         while not answer.finish_reason:
             assert logits is not None
@@ -474,9 +484,9 @@ class Turns:
             answer.finish_reason = "stop"
             return text.finish(), None
         piece = text.push(token)
-        if text.stopped:
+        if text.stopped or sampler.complete:
             answer.finish_reason = "stop"
-            return piece, None
+            return piece + text.finish(), None
         if len(answer.tokens) >= room_tokens:
             answer.finish_reason = "length"
             return piece + text.finish(), None

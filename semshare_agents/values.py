@@ -337,15 +337,49 @@ class Report:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A model's call of a tool.
+
+    Attributes:
+        id: Tells the calls of a conversation apart; the tool's message names it.
+        name: The tool.
+        arguments: JSON text; a part of it where the answer's `finish_reason` is `length`.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """What is new of a tool call while it is streamed: first its id and name, then its arguments.
+
+    Attributes:
+        index: Which of the answer's calls.
+        id: Its id, empty but for the first part.
+        name: The tool, empty but for the first part.
+        arguments: What its JSON text goes on with.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Generation:
     """An answer.
 
     Attributes:
-        text: The answer, without stop strings and special tokens.
+        text: The answer, without stop strings, special tokens and tool calls.
         tokens: Generated token ids, the end token included.
-        finish_reason: `stop` (end token or stop string) or `length`.
+        finish_reason: `stop` (end token or stop string), `tool_calls` (the same, after calls) or `length`.
         usage: Token counts.
         report: What was reused.
+        tool_calls: The tools that the model calls.
+        raw: The answer as it was written, tool calls included; a history that holds it is reused exactly.
     """
 
     text: str
@@ -353,14 +387,17 @@ class Generation:
     finish_reason: str
     usage: Usage
     report: Report
+    tool_calls: tuple[ToolCall, ...] = ()
+    raw: str = ""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a streamed answer; the last one has the whole `generation`."""
+    """A part of a streamed answer: text, tool calls or both; the last one has the whole `generation`."""
 
     text: str
     generation: Generation | None = None
+    tool_calls: tuple[CallPart, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ WINDOW_TOKENS = 400
 SPECIAL = ("<pad>", "<s>", "<|im_end|>", "<|im_start|>")
 TEMPLATE = (
     "{% for m in messages %}"
-    "{% if m.role == 'tool' %}{{ raise_exception('this template knows no tools') }}{% endif %}"
+    "{% if m.role == 'developer' %}{{ raise_exception('this template knows no developer') }}{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

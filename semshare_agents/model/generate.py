@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.values import Ints, Sampling
 
 COLDEST = 1e-6
@@ -28,9 +29,11 @@ class Sampler:
         sampling: The parameters.
         prompt: The prompt's token ids, for penalties, shape `(tokens,)`.
         device: Where logits live.
+        constraint: What the answer is held to; None for nothing.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device):
+    def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device, constraint: Constraint | None = None):
+        self._constraint = constraint
         self._greedy = sampling.temperature < COLDEST
         self._seen = torch.as_tensor(prompt, device=device)[None]
         self._generator = torch.Generator(device=device)
@@ -49,9 +52,25 @@ class Sampler:
                 processors.append(TopPLogitsWarper(sampling.top_p))
         self._processors = processors
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is all that it may be."""
+        return self._constraint is not None and self._constraint.complete
+
     @torch.inference_mode()
     def next(self, logits: torch.Tensor) -> int:
-        """The next token from logits of shape `(vocabulary,)`."""
+        """The next token from logits of shape `(vocabulary,)`.
+
+        Raises:
+            InvalidSchemaError: the answer cannot be held to its constraint.
+        """
+        if self._constraint is None:
+            return self._drawn(logits)
+        token = self._drawn(self._constraint.narrow(logits))
+        self._constraint.accept(token)
+        return token
+
+    def _drawn(self, logits: torch.Tensor) -> int:
         if self._greedy and not self._processors:
             return int(logits.argmax())
         scores = self._processors(self._seen, logits[None].float())
@@ -69,11 +88,13 @@ class TextStream:
     Args:
         tokenizer: A transformers tokenizer.
         stop: Stop strings, of any number of tokens.
+        marks: Special tokens that are text all the same, by id.
     """
 
-    def __init__(self, tokenizer: Any, stop: Iterable[str] = ()):
+    def __init__(self, tokenizer: Any, stop: Iterable[str] = (), marks: Mapping[int, str] | None = None):
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._marks = marks or {}
         self._decode = DecodeStream(skip_special_tokens=True)
         self._pending = ""
         self.text = ""
@@ -82,6 +103,7 @@ class TextStream:
     def push(self, token: int) -> str:
         """Add a token; returns text that is certain to be part of the answer."""
         self._pending += self._decode.step(self._tokenizer.backend_tokenizer, token) or ""
+        self._pending += self._marks.get(token, "")
         cuts = [at for s in self._stop if (at := self._pending.find(s)) >= 0]
         if cuts:
             self.stopped = True

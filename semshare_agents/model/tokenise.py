@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,38 @@ def _clean(index: int, message: object) -> dict[str, Any]:
         content = "".join(str(t) for t in texts)
     if not isinstance(content, str):
         raise InvalidMessagesError(f"message {index} has content of type {type(content).__name__}; it must be text")
-    return {**message, "content": content}
+    cleaned = {**message, "content": content}
+    if message.get("tool_calls"):
+        cleaned["tool_calls"] = _clean_calls(index, message["tool_calls"])
+    return cleaned
+
+
+def _clean_calls(index: int, calls: object) -> list[dict[str, Any]]:
+    """Calls in OpenAI's form, with arguments as the mapping that chat templates want."""
+    if not isinstance(calls, list | tuple):
+        raise InvalidMessagesError(f"message {index} has tool_calls of type {type(calls).__name__}; it must be a list")
+    cleaned = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
+            raise InvalidMessagesError(
+                f'message {index} has a tool call that is not {{"function": {{"name": ..., "arguments": ...}}}}'
+            )
+        arguments = _arguments(function.get("arguments"))
+        identifier = str(call.get("id") or "")
+        cleaned.append({"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}})
+    return cleaned
+
+
+def _arguments(value: object) -> Any:
+    """JSON text becomes what it says; a model's own broken JSON is shown to it as it was."""
+    if not isinstance(value, str):
+        return {} if value is None else value
+    try:
+        return json.loads(value or "{}")
+    except ValueError:
+        return value
 
 
 def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Ints:

@@ -141,7 +141,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"messages": "hello"}, 400, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, 400, "role"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "content"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "template"),
+    ({"messages": [{"role": "developer", "content": "x"}]}, 400, "template"),
     ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context"),
     ({"temperature": -1}, 400, "temperature"),
     ({"temperature": "hot"}, 400, "temperature"),

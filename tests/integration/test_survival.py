@@ -231,8 +231,8 @@ async def test_malformed_messages_are_refused(open_llm: OpenLLM, messages: Any) 
 
 async def test_what_the_template_refuses_is_a_template_error(open_llm: OpenLLM) -> None:
     llm = await open_llm()
-    with pytest.raises(TemplateError, match="knows no tools"):
-        await llm.generate([user("a"), {"role": "tool", "content": "b"}])
+    with pytest.raises(TemplateError, match="knows no developer"):
+        await llm.generate([user("a"), {"role": "developer", "content": "b"}])
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,15 @@ def test_text_parts_become_one_text() -> None:
     assert cleaned == [{"role": "user", "content": "ab", "name": "x"}]
 
 
-def test_tool_calls_may_have_no_content() -> None:
-    calls = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
-    assert clean_messages([{"role": "assistant", "content": None, "tool_calls": calls}])[0]["content"] == ""
+@pytest.mark.parametrize(
+    ("given", "cleaned"),
+    [('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}), (None, {}), ("", {}), ('{"a": ', '{"a": ')],
+)
+def test_tool_calls_may_have_no_content_and_arguments_as_text(given: Any, cleaned: Any) -> None:
+    calls = [{"id": "x", "function": {"name": "f", "arguments": given}}]
+    [message] = clean_messages([{"role": "assistant", "content": None, "tool_calls": calls}])
+    assert message["content"] == ""
+    assert message["tool_calls"] == [{"id": "x", "type": "function", "function": {"name": "f", "arguments": cleaned}}]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,9 @@ def test_tool_calls_may_have_no_content() -> None:
         ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "other than text"),
         ([{"role": "user", "content": ["bare"]}], "other than text"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "other than text"),
+        ([{"role": "assistant", "content": "", "tool_calls": "f"}], "tool_calls of type str"),
+        ([{"role": "assistant", "content": "", "tool_calls": ["f"]}], "tool call that is not"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": 3}}]}], "tool call that is not"),
     ],
 )
 def test_malformed_messages_say_what_is_wrong(messages: Any, problem: str) -> None:
@@ -155,6 +164,8 @@ TREE = {
     "ModelChecksumError": "ModelError",
     "PromptError": "SemShareError",
     "InvalidMessagesError": "PromptError",
+    "InvalidToolsError": "PromptError",
+    "InvalidSchemaError": "PromptError",
     "TemplateError": "PromptError",
     "ContextLengthError": "PromptError",
     "RegistryError": "SemShareError",
@@ -182,15 +193,19 @@ PUBLIC = [
     "Session",
     "Settings",
     "Generation",
+    "CallPart",
     "Piece",
     "Report",
     "Reuse",
     "Sampling",
+    "ToolCall",
     "Usage",
     "ClosedError",
     "ConfigurationError",
     "ContextLengthError",
     "InvalidMessagesError",
+    "InvalidSchemaError",
+    "InvalidToolsError",
     "ModelError",
     "PromptError",
     "RegistryError",
