@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import platform
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +17,7 @@ from uuid import uuid4
 import psutil
 import torch
 
+from semshare_agents import keys, private
 from semshare_agents.errors import SemShareError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
@@ -34,6 +34,7 @@ SPEED_BLOCKS = 16
 SLOW_DISK_MB_PER_SECOND = 100.0
 MB = 1e6
 GIB = 1024**3
+NO_KEY = bytes(keys.KEY_BYTES)
 
 
 class State(StrEnum):
@@ -102,7 +103,7 @@ def _versions() -> str:
 
 def _permissions(settings: Settings) -> Check:
     """Whether the folders can be written, and by the owner alone."""
-    open_to_others = []
+    open_to_others: dict[str, str] = {}
     for folder in (settings.home, settings.kv_dir):
         if not folder.exists():
             continue
@@ -112,12 +113,13 @@ def _permissions(settings: Settings) -> Check:
         except OSError as e:
             advice = "change its owner or mode, or give another home or store_dir"
             return Check("permissions", State.FAILED, f"{folder} cannot be written: {e.strerror}", advice)
-        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            open_to_others.append(str(folder))
+        lax = list(private.open_to_others(folder))
+        if lax:
+            open_to_others[str(folder)] = f"{len(lax)} under {folder}, the first {lax[0]}"
     if open_to_others:
-        found = f"other users of this machine may look into {' and '.join(open_to_others)}"
-        return Check("permissions", State.WARNING, found, f"chmod 700 {' '.join(open_to_others)}")
-    return Check("permissions", State.OK, "the folders are writable, by their owner alone")
+        found = f"files or folders that other users of this machine may look into: {'; '.join(open_to_others.values())}"
+        return Check("permissions", State.WARNING, found, f"chmod -R go= {' '.join(open_to_others)}")
+    return Check("permissions", State.OK, "the folders are writable, and all in them is the owner's alone")
 
 
 def _space(settings: Settings) -> Check:
@@ -143,7 +145,14 @@ async def _schema(settings: Settings) -> Check:
     try:
         if not await schema.current(settings.registry_url, settings.database_timeout_seconds):
             return Check("registry", State.OK, "none yet; the first turn makes it")
-        registry = await Registry.open(settings.registry_url, timeout_seconds=settings.database_timeout_seconds)
+        kept = settings.names_key is not None or (settings.home / keys.NAMES_FILE).exists()
+        names_key = await asyncio.to_thread(keys.names_key, settings.home, settings.names_key) if kept else NO_KEY
+        registry = await Registry.open(
+            settings.registry_url,
+            timeout_seconds=settings.database_timeout_seconds,
+            names_key=names_key,
+            pools=settings.pools,
+        )
     except SemShareError as e:
         return Check(
             "registry", State.FAILED, str(e), "see the message; `semshare db upgrade` upgrades an older schema"
@@ -151,6 +160,7 @@ async def _schema(settings: Settings) -> Check:
     try:
         took = time.perf_counter() - start
         figures, abandoned = await registry.statistics(), await registry.abandoned()
+        unnamed = await registry.tenants_of_other_keys()
     finally:
         await registry.close()
     turns = sum(row["turns"] for row in figures["turns"].values())
@@ -158,6 +168,10 @@ async def _schema(settings: Settings) -> Check:
         f"{registry.dialect}, schema version {SCHEMA_VERSION}, opened in {took * 1000:.0f} ms; "
         f"{turns:,} turns, {figures['blocks']:,} blocks"
     )
+    if unnamed:
+        found += f"; the names of {len(unnamed)} tenants are of another key, nothing stored for them is found"
+        advice = f"bring back {settings.home / keys.NAMES_FILE}, or the settings names_key and pools, as they were"
+        return Check("registry", State.WARNING, found, advice)
     if abandoned:
         found += f", {len(abandoned)} of them of processes that ended"
         return Check("registry", State.WARNING, found, "`semshare verify --fix` forgets them")

@@ -16,7 +16,8 @@
     │   └── ContextLengthError              prompt and answer exceed the model's context
     ├── RegistryError
     │   ├── RegistryUnavailableError        the database cannot be opened
-    │   └── SchemaVersionError              the database belongs to another schema version
+    │   ├── SchemaVersionError              the database belongs to another schema version
+    │   └── ForgottenError                  what a turn belongs to was forgotten while it was under way
     ├── StoreError
     │   ├── StoreNotWritableError           the store's folder cannot be written
     │   └── CorruptBlockError               a KV file is damaged or not what its name says
@@ -84,6 +85,10 @@ class RegistryUnavailableError(RegistryError):
 
 class SchemaVersionError(RegistryError):
     """The database was written by another schema version of this package."""
+
+
+class ForgottenError(RegistryError):
+    """What a turn belongs to was forgotten while it was under way: it is answered, not remembered."""
 
 
 class StoreError(SemShareError):

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from semshare_agents import keys, private
 from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError, StoreNotWritableError
 from semshare_agents.evict import EvictionPolicy, make_policy
 from semshare_agents.guard import Guard, GuardSettings
@@ -102,11 +104,14 @@ class SemShareLLM:
         tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases), leases))
         try:
             self._alive, alone = alive, _ = await asyncio.to_thread(_announce, settings.home)
+            names_key = await asyncio.to_thread(keys.names_key, settings.home, settings.names_key)
             registry = await Registry.open(
                 settings.registry_url,
                 timeout_seconds=settings.database_timeout_seconds,
                 upgrade=alone and settings.registry_url.startswith("sqlite"),
                 event_rows=settings.event_rows,
+                names_key=names_key,
+                pools=settings.pools,
             )
             try:
                 await self._clean(registry, tiers, alone)
@@ -464,8 +469,8 @@ def _announce(home: Path) -> tuple[IO[bytes], bool]:
     Who is alone has it exclusively until its start has cleaned up; others wait for that.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        handle = (home / "alive.lock").open("ab")
+        private.folder(home)
+        handle = os.fdopen(private.opened(home / "alive.lock", os.O_WRONLY | os.O_APPEND), "ab")
     except OSError as e:
         raise StoreNotWritableError(f"the folder {home} is not writable ({e.strerror}): give another home") from e
     try:

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="async SQLAlchemy URL; default: SQLite in `home`")
     database_timeout_seconds: float = Field(10.0, gt=0.0, description="how long a database server may take to answer")
     event_rows: int = Field(200_000, ge=1, description="rows kept of the log of events; the oldest go first")
+    names_key: SecretStr | None = Field(
+        None, description="keys all names; the same on all hosts of a database; default: names.key in `home`"
+    )
+    pools: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="tenants that reuse one another's KV, as JSON: name of the pool -> tenants"
+    )
     store_dir: Path | None = Field(None, description="folder of the KV files; default: kv in `home`")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$", description="'auto': float32 on CPU")
@@ -99,6 +105,14 @@ class Settings(BaseSettings):
     def _some_tier(self) -> Self:
         if not (self.device_bytes or self.memory_bytes or self.disk_bytes):
             raise ValueError("all KV budgets are 0: give device_bytes, memory_bytes or disk_bytes a positive value")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pool(self) -> Self:
+        members = [tenant for tenants in self.pools.values() for tenant in tenants]
+        twice = sorted({tenant for tenant in members if members.count(tenant) > 1})
+        if twice or not all(self.pools):
+            raise ValueError(f"a tenant may be in one pool, named and once: {', '.join(twice)}")
         return self
 
     @property

@@ -114,12 +114,16 @@ class Scope:
         tenant: Tenant name.
         fingerprint: Fingerprint of the model (`semshare_agents.model.fingerprint`).
         seed: Key of the scope's names, so that names of different scopes never agree.
+        reads: Ids of all scopes that look-ups may find, this one among them; more than one in a pool.
+        forgets: The newest act of forgetting when the scope was asked for.
     """
 
     id: int
     tenant: str
     fingerprint: str
     seed: bytes
+    reads: tuple[int, ...] = ()
+    forgets: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from semshare_agents import private
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.settings import ServerSettings
 
@@ -77,8 +78,8 @@ def add_key(path: Path, tenant: str) -> str:
         raise ConfigurationError("a tenant's name has 1 to 200 characters on one line")
     key = "sk-semshare-" + secrets.token_urlsafe(32)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+        private.folder(path.parent)
+        with os.fdopen(private.opened(path, os.O_WRONLY | os.O_APPEND), "a") as file:
             file.write(f"{digest(key)} {tenant.strip()}\n")
     except OSError as e:
         raise ConfigurationError(f"the key cannot be kept: {e}") from e

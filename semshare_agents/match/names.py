@@ -17,6 +17,7 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
+from semshare_agents.match.keyed import KEY_BYTES, keyed
 from semshare_agents.values import Ints, Scope
 
 ROLL_BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
@@ -94,7 +95,7 @@ def name_blocks(
 
 
 def rolling(scope: Scope, tokens: Ints, window: int) -> NDArray[np.int64]:
-    """Content names of every window of a prompt: a polynomial rolling hash modulo 2**64.
+    """Content names of every window of a prompt: a polynomial rolling hash modulo 2**64, behind a keyed one.
 
     Args:
         scope: Keys the hash.
@@ -111,8 +112,8 @@ def rolling(scope: Scope, tokens: Ints, window: int) -> NDArray[np.int64]:
     powers, inverses = _powers(_ceiling(len(tokens)))
     with np.errstate(over="ignore"):
         sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(mixed * powers[: len(tokens)], dtype=np.uint64)))
-        hashes = mix((sums[window:] - sums[:-window]) * inverses[:count])
-    return hashes.view(np.int64)
+        hashes = (sums[window:] - sums[:-window]) * inverses[:count]
+    return keyed(hashes, blake3.blake3(b"content" + scope.seed).digest(KEY_BYTES))
 
 
 def contents(scope: Scope, tokens: Ints, blocks: Sequence[NamedBlock], block_tokens: int) -> list[int | None]:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_agents.match.names import mix
+from semshare_agents.match.keyed import KEY_BYTES, keyed
 from semshare_agents.values import Ints
 
 WINDOW_TOKENS = 256
@@ -41,7 +42,7 @@ class Signer:
         weight = self._weight = (rarity / rarity.max()) ** RARITY_POWER + 1e-9
         rng = np.random.default_rng(int.from_bytes(seed, "little"))
         self._draws = (-np.log(rng.random((BANDS, vocabulary))) / weight).astype(np.float32)
-        self._key = np.uint64(int.from_bytes(seed[8:16], "little"))
+        self._key = blake3.blake3(b"bands" + seed).digest(KEY_BYTES)
 
     def bands(self, tokens: Ints) -> Ints:
         """Band values of a sequence's windows, shape `(windows, bands)`; the band's number is part of its value."""
@@ -50,7 +51,7 @@ class Signer:
         for present in _windows(tokens):
             least = present[self._draws[:, present].argmin(axis=1)]
             values.append(np.arange(BANDS) * vocabulary + least)
-        return mix(np.stack(values).astype(np.uint64) + self._key).view(np.int64)
+        return keyed(np.stack(values).astype(np.uint64), self._key)
 
     def similarity(self, tokens: Ints, others: Sequence[Ints]) -> NDArray[np.float64]:
         """What bands estimate, exactly: the mean over the windows of `tokens` of the other's most similar one.

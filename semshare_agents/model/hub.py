@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from semshare_agents import private
 from semshare_agents.errors import ModelChecksumError, ModelError, ModelNotFoundError
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -150,6 +151,7 @@ def _publish(scratch: Path, target: Path) -> None:
     """Make a finished folder visible under its name at once; a folder that another process made first stays."""
     ready = scratch.with_name(scratch.name + ".ready")
     shutil.copytree(scratch, ready)
+    private.close_to_others(ready)
     try:
         ready.rename(target)
     except OSError:
@@ -159,8 +161,7 @@ def _publish(scratch: Path, target: Path) -> None:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return private.folder(folder)
 
 
 def _sha256(path: Path) -> str:

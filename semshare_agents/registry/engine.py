@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from semshare_agents import private
 from semshare_agents.errors import ConfigurationError, RegistryError, RegistryUnavailableError
 
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -50,7 +52,9 @@ def make_engine(url: str, timeout_seconds: float = 10.0, *, migrating: bool = Fa
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                # SQLite gives the files beside it the mode of the database itself.
+                private.folder(Path(parsed.database).parent)
+                os.close(private.opened(Path(parsed.database), os.O_RDWR))
             engine = create_async_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(engine.sync_engine, "connect", _prepare_migration if migrating else _prepare_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_immediate)

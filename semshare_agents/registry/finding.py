@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Label, and_, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Label, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.match.spans import Hit
@@ -36,7 +36,7 @@ class FindQueries:
         """Stored blocks by chain name: a turn that has the block, and the block's key."""
         query = (
             select(t.blocks.c.chain, t.blocks.c.turn_id, t.blocks.c.key)
-            .where(t.blocks.c.scope_id == scope.id, any_of(t.blocks.c.chain, names, self.dialect), self._visible())
+            .where(_within(t.blocks, scope), any_of(t.blocks.c.chain, names, self.dialect), self._visible())
             .order_by(t.blocks.c.id)
         )
         async with self._reading() as c:
@@ -46,7 +46,7 @@ class FindQueries:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
             select(_newest_turn())
-            .where(t.blocks.c.scope_id == scope.id, t.blocks.c.branch == branch, self._visible())
+            .where(_within(t.blocks, scope), t.blocks.c.branch == branch, self._visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
@@ -66,7 +66,7 @@ class FindQueries:
         rank = func.row_number().over(partition_by=t.blocks.c.content, order_by=t.blocks.c.id.desc()).label("rank")
         ranked = (
             select(t.blocks.c.content, _newest_turn(), t.blocks.c.start, rank)
-            .where(t.blocks.c.scope_id == scope.id, wanted, self._visible())
+            .where(_within(t.blocks, scope), wanted, self._visible())
             .subquery()
         )
         query = select(ranked.c.content, ranked.c.turn_id, ranked.c.start).where(ranked.c.rank <= HITS_PER_CONTENT)
@@ -83,10 +83,10 @@ class FindQueries:
         depends on the prompt, not on how many turns are stored.
         """
         wanted = listed(values, t.bands.c.value, self.dialect)
-        common, mine = t.bands.alias(), t.bands.c.scope_id == scope.id
+        common, mine = t.bands.alias(), _within(t.bands, scope)
         eldest = (
             select(common.c.turn_id)
-            .where(common.c.scope_id == scope.id, common.c.value == wanted.c.value)
+            .where(_within(common, scope), common.c.value == wanted.c.value)
             .order_by(common.c.turn_id.desc())
             .offset(TURNS_PER_BAND - 1)
             .limit(1)
@@ -106,7 +106,7 @@ class FindQueries:
     async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
         """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
         wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
-        query = select(t.turns.c.id, t.turns.c.tokens).where(t.turns.c.scope_id == scope.id, wanted)
+        query = select(t.turns.c.id, t.turns.c.tokens).where(_within(t.turns, scope), wanted)
         async with self._reading() as c:
             rows = {row.id: _tokens(row.tokens) for row in await c.execute(query)}
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
@@ -117,7 +117,7 @@ class FindQueries:
             return []
         wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
         turns = select(t.turns.c.id, t.turns.c.tokens, t.turns.c.exact_tokens, t.turns.c.depth).where(
-            t.turns.c.scope_id == scope.id, wanted
+            _within(t.turns, scope), wanted
         )
         parts = (
             select(
@@ -147,6 +147,12 @@ class FindQueries:
             for i in turn_ids
             if i in rows and i in refs
         ]
+
+
+def _within(table: FromClause, scope: Scope) -> ColumnElement[bool]:
+    """A look-up's border: rows of the scope, or of all that share its pool."""
+    column = table.c.scope_id
+    return column == scope.id if len(scope.reads) < 2 else column.in_(scope.reads)
 
 
 def _newest_turn() -> Label[int]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import blake3
-from sqlalchemy import Row, and_, func, insert, select
+from sqlalchemy import Row, and_, func, insert, literal, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from semshare_agents.errors import RegistryUnavailableError
+from semshare_agents.keys import KEY_BYTES
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.browsing import BrowseQueries
@@ -27,7 +29,13 @@ from semshare_agents.registry.writing import WriteQueries
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import Scope
 
+log = logging.getLogger(__name__)
+
 EVENT_ROWS = 200_000
+OTHER_KEY = (
+    "its names are of another key (names.key in the home, or the setting names_key), of another pool or of an earlier "
+    "version; with the key of then they are found again"
+)
 
 
 class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQueries):
@@ -43,11 +51,19 @@ class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQuer
         self.holder = uuid4().hex
         self.event_rows = EVENT_ROWS
         self.presence = Presence(self._read, self.holder) if self.dialect == "postgresql" else None
-        self._scopes: dict[tuple[str, str], Scope] = {}
+        self.names_key = bytes(KEY_BYTES)
+        self.pools: Mapping[str, Sequence[str]] = {}
 
     @classmethod
     async def open(
-        cls, url: str, *, timeout_seconds: float = 10.0, upgrade: bool = False, event_rows: int = EVENT_ROWS
+        cls,
+        url: str,
+        *,
+        timeout_seconds: float = 10.0,
+        upgrade: bool = False,
+        event_rows: int = EVENT_ROWS,
+        names_key: bytes = bytes(KEY_BYTES),
+        pools: Mapping[str, Sequence[str]] | None = None,
     ) -> Registry:
         """Open a database, creating its tables when it is new.
 
@@ -56,6 +72,8 @@ class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQuer
             timeout_seconds: How long a server may take to answer.
             upgrade: Whether a database of an older schema version may be upgraded: nothing else uses it.
             event_rows: Most rows of the log of events, and of the guard's samples; the oldest go first.
+            names_key: Keys all names, 32 bytes; with another one nothing is found.
+            pools: Tenants that reuse one another's KV, by the pool's name; a tenant is in one at most.
 
         Raises:
             ConfigurationError: the URL is malformed.
@@ -63,7 +81,7 @@ class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQuer
             SchemaVersionError: it belongs to another schema version.
         """
         registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
-        registry.event_rows = event_rows
+        registry.event_rows, registry.names_key, registry.pools = event_rows, names_key, pools or {}
         try:
             await registry._prepare(url, timeout_seconds, upgrade)
         except BaseException:
@@ -114,21 +132,63 @@ class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQuer
     # --- scopes and sessions
 
     async def scope(self, tenant: str, fingerprint: str, model: str = "") -> Scope:
-        """The scope of a tenant and a model, made when it is new."""
-        known = self._scopes.get((tenant, fingerprint))
-        if known is not None:
-            return known
+        """The scope of a tenant and a model, made when it is new.
+
+        Where its names were made with another key, they are no longer found; a warning says so once.
+        """
+        pool, seed, check = self._key_of(tenant, fingerprint)
+        found, forgets = await self._scope_rows(tenant, fingerprint, self.pools.get(pool or "", (tenant,)))
+        mine = found.get(tenant)
+        if mine is None or mine.key_check != check:
+            found[tenant] = mine = await self._make_scope(tenant, fingerprint, model, check)
+            if mine.key_check != check:
+                log.warning("nothing stored so far is found for tenant %s: %s", tenant, OTHER_KEY)
+        reads = tuple(sorted(row.id for row in found.values()))
+        return Scope(mine.id, tenant, fingerprint, seed, reads, forgets)
+
+    def _key_of(self, tenant: str, fingerprint: str) -> tuple[str | None, bytes, str]:
+        """A tenant's pool, the seed of its names, and the digest by which a row says that they are of this seed."""
+        pool = next((name for name, members in self.pools.items() if tenant in members), None)
+        kind, name = ("tenant", tenant) if pool is None else ("pool", pool)
+        seed = blake3.blake3(f"{kind}|{len(name)}|{name}|{fingerprint}".encode(), key=self.names_key).digest()
+        return pool, seed, blake3.blake3(b"check" + seed).hexdigest(length=16)
+
+    async def tenants_of_other_keys(self) -> list[str]:
+        """Tenants whose names were last made with another key or in another pool than now."""
+        query = select(t.tenants.c.name, t.scopes.c.fingerprint, t.scopes.c.key_check).join(
+            t.scopes, t.scopes.c.tenant_id == t.tenants.c.id
+        )
+        async with self._reading() as c:
+            rows = (await c.execute(query)).all()
+        return sorted({r.name for r in rows if r.key_check not in (None, self._key_of(r.name, r.fingerprint)[2])})
+
+    async def _scope_rows(
+        self, tenant: str, fingerprint: str, members: Sequence[str]
+    ) -> tuple[dict[str, Row[*tuple[Any, ...]]], int]:
+        """Scopes by tenant, of all who share with this one; and the newest act of forgetting."""
+        newest = select(func.coalesce(func.max(t.forgets.c.id), 0))
+        query = (
+            select(t.scopes.c.id, t.scopes.c.key_check, t.tenants.c.name)
+            .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
+            .where(t.scopes.c.fingerprint == fingerprint, t.tenants.c.name.in_(members))
+        )
+        async with self._reading() as c:
+            # What is forgotten after this reading is newer than what it says.
+            forgets = (await c.execute(newest)).scalar_one()
+            return {row.name: row for row in (await c.execute(query)).all()}, int(forgets)
+
+    async def _make_scope(self, tenant: str, fingerprint: str, model: str, check: str) -> Row[*tuple[Any, ...]]:
+        """Make a scope, or note that its names are of another key from now on; its row as it was before that."""
         async with self._writing() as c:
             tenant_id = await self._tenant(c, tenant)
+            columns = (t.scopes.c.id, t.scopes.c.key_check, literal(tenant).label("name"))
             where = and_(t.scopes.c.tenant_id == tenant_id, t.scopes.c.fingerprint == fingerprint)
-            row = (await c.execute(select(t.scopes.c.id).where(where))).scalar()
-            if row is None:
-                values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "model": model}
-                row = (await c.execute(insert(t.scopes).values(**values).returning(t.scopes.c.id))).scalar_one()
-        seed = blake3.blake3(f"{len(tenant)}|{tenant}|{fingerprint}".encode()).digest()
-        scope = Scope(int(row), tenant, fingerprint, seed)
-        self._scopes[tenant, fingerprint] = scope
-        return scope
+            row = (await c.execute(select(*columns).where(where))).first()
+            if row is not None:
+                await c.execute(update(t.scopes).where(where).values(key_check=check))
+                return row
+            values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "model": model, "key_check": check}
+            return (await c.execute(insert(t.scopes).values(**values).returning(*columns))).one()
 
     async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
         """The messages of a session so far: its newest turn's prompt and answer; empty for a new session."""

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -38,8 +38,10 @@ scopes = Table(
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("model", Text, nullable=False),
+    Column("key_check", String(32)),
     UniqueConstraint("tenant_id", "fingerprint"),
 )
+"""`key_check` digests the key of the scope's names: whether they are this key's. NULL: from before there were keys."""
 
 sessions = Table(
     "sessions",
@@ -165,3 +167,18 @@ guard_limits = Table(
 )
 """The loosest reuse that the guard allows; without a session it is the whole tenant's. `semantic` limits nothing: the
 row then says since when samples count again."""
+
+forgets = Table(
+    "forgets",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("tenant", String(32), nullable=False),
+    Column("session", String(32)),
+    Column("keys", Text, nullable=False),
+    Column("erased", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Acts of forgetting: keyed digests of the tenant and of the session (NULL: all of the tenant, turns without a session
+have that of the empty name), block keys as JSON, and whether no trace is left in the database's files. Turns that began
+before are not remembered; other processes learn from it what to drop from RAM."""

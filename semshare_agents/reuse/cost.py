@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from semshare_agents import private
 from semshare_agents.model.rows import BufferPool, RowModel
 from semshare_agents.values import Ints
 
@@ -88,10 +89,7 @@ def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path) 
         kept = {}
     if setting not in kept:
         kept[setting] = asdict(measure(rows, longest_tokens))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{time.time_ns()}.tmp")
-        aside.write_text(json.dumps(kept, indent=1))
-        aside.rename(path)
+        private.write(path, json.dumps(kept, indent=1))
     return Speeds(**kept[setting])
 
 

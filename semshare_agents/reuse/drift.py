@@ -9,7 +9,6 @@ the margin that turns an expected drift into one that is kept in nearly all turn
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from semshare_agents import private
 from semshare_agents.errors import CalibrationError
 from semshare_agents.reuse.look import unseen_tokens
 from semshare_agents.values import Alignment, Floats, Kind, Plan
@@ -137,10 +137,7 @@ def calibration_path(home: Path, fingerprint: str) -> Path:
 
 def save(calibration: Calibration, path: Path) -> None:
     """Write a calibration, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{time.time_ns()}.tmp")
-    aside.write_text(json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1), encoding="utf-8")
-    aside.rename(path)
+    private.write(path, json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1))
 
 
 def read(path: Path, fingerprint: str) -> Calibration:

@@ -11,6 +11,7 @@ from threading import get_ident
 
 import torch
 
+from semshare_agents import private
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
@@ -35,7 +36,7 @@ class DiskStore(BlockStore):
         self.packing = packing or Raw()
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private.folder(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as e:
@@ -58,9 +59,9 @@ class DiskStore(BlockStore):
         try:
             with suppress(FileNotFoundError):
                 return path.stat().st_size
-            path.parent.mkdir(exist_ok=True, mode=0o700)
+            private.folder(path.parent)
             content = codec.encode(info, self.packed(kv))
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+            with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
                 f.write(content)
                 f.flush()
                 os.fsync(f.fileno())
@@ -121,7 +122,7 @@ class DiskStore(BlockStore):
         try:
             if path.exists():
                 return False
-            path.parent.mkdir(exist_ok=True, mode=0o700)
+            private.folder(path.parent)
             stray.rename(path)
             _sync_folder(path.parent)
         except OSError as e:

@@ -67,7 +67,7 @@ async def test_what_is_wrong_is_named_with_advice(
     status, checks = await examined("--model", tmp_path / "nowhere", "--home", home)
     assert status == 1
     assert checks["permissions"]["state"] == "warning"
-    assert f"chmod 700 {home}" in checks["permissions"]["advice"]
+    assert f"chmod -R go= {home}" in checks["permissions"]["advice"]
     assert "disk_bytes" in checks["free space"]["advice"]
     assert f"schema version {SCHEMA_VERSION}" in checks["registry"]["found"]
     assert "1 turns" in checks["registry"]["found"]

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
-from semshare_agents.match.find import find
+from semshare_agents.match.find import Found, find
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import make_engine
@@ -29,7 +29,7 @@ from semshare_agents.values import Reuse
 from tests.conftest import OpenLLM
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-OLD = (1, 2)
+OLD = (1, 2, 3)
 Fill = Callable[[int], str]
 
 
@@ -57,11 +57,15 @@ def sqlite_of(version: int, path: Path) -> str:
 
 
 async def dump(url: str) -> dict[str, list[tuple[object, ...]]]:
-    """All rows of the tables of schema version 1, and the version."""
+    """All rows of the tables of schema version 1, by the columns they had then, and the version."""
     engine = make_engine(url)
     names = ("tenants", "scopes", "sessions", "turns", "blocks", "turn_blocks", "bands", "events")
+    selects = {n: "id, tenant_id, fingerprint, model" if n == "scopes" else "*" for n in names}
     async with engine.connect() as c:
-        found = {n: sorted(map(tuple, await c.execute(text(f"SELECT * FROM {n}"))), key=repr) for n in names}
+        found = {
+            n: sorted(map(tuple, await c.execute(text(f"SELECT {what} FROM {n}"))), key=repr)
+            for n, what in selects.items()
+        }
         found["version"] = [(await c.run_sync(schema.version),)]
     await engine.dispose()
     return found
@@ -105,7 +109,10 @@ def differences(connection: Connection) -> list[object]:
 
 
 @pytest.mark.parametrize("version", OLD)
-async def test_an_upgraded_registry_finds_what_the_earlier_version_stored(old: Fill, version: int) -> None:
+async def test_an_upgraded_registry_keeps_turns_but_misses_names_that_anyone_could_make(
+    old: Fill, version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "semshare_agents")
     registry = await Registry.open(old(version), upgrade=True)
     try:
         assert [m["role"] for m in await registry.history("acme", "alice")][-1] == "assistant"
@@ -115,8 +122,12 @@ async def test_an_upgraded_registry_finds_what_the_earlier_version_stored(old: F
             fingerprint = (await c.execute(text("SELECT fingerprint FROM scopes"))).scalar_one()
         scope = await registry.scope("acme", fingerprint)
         (donor,) = await registry.donors(scope, [turns[1].id])
-        found = await find(registry, scope, donor.tokens, 16, Reuse.EXACT, 16)
-        assert found.exact_tokens == len(donor.tokens) == 137 + 5
+        assert len(donor.tokens) == 137 + 5
+        assert await find(registry, scope, donor.tokens, 16, Reuse.MOVED, 16) == Found()
+        assert "nothing stored so far is found for tenant acme" in caplog.text
+        caplog.clear()
+        assert await registry.scope("acme", fingerprint) == scope
+        assert caplog.text == ""
         assert await registry.guard_statistics() == {"samples": {}, "limits": []}
     finally:
         await registry.close()

@@ -83,7 +83,6 @@ class Memory:
         with sqlite3.connect(self.database) as live:
             self.kept.backup(live)
         live.close()
-        self.llm.turns.registry._scopes.clear()
 
     def change(self, statement: str, *values: Any) -> int:
         with sqlite3.connect(self.database) as live:
