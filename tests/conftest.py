@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=40, help="fuzzed requests of each operation of the server")
     parser.addoption("--corruptions", type=int, default=150, help="damaged files and rows that are tried")
     parser.addoption("--kills", type=int, default=24, help="random moments at which a writing process is killed")
-    parser.addoption("--soak", type=float, default=6.0, help="seconds that each concurrent soak runs")
+    parser.addoption("--soak", type=float, default=3.0, help="seconds that each concurrent soak runs")
     parser.addoption("--screenshots", help="keep the page's screenshots in this folder")
 
 

@@ -63,21 +63,42 @@ class Signer:
         Returns:
             Weighted Jaccard similarities, shape `(others,)`.
         """
-        windows = [_windows(other) for other in others]
-        flat = [window for some in windows for window in some]
-        present, starts = np.concatenate(flat), np.cumsum([0, *map(len, flat[:-1])])
-        firsts = np.cumsum([0, *map(len, windows[:-1])])
-        mass = np.add.reduceat(self._weight[present], starts)
-        mine, total = _windows(tokens), np.zeros(len(others))
+        absent = len(self._weight)
+        weight = np.append(self._weight, 0.0)
+        windows, firsts = _rows(others, absent)
+        mass = weight[windows].sum(axis=1)
+        mine, _ = _rows([tokens], absent)
+        total = np.zeros(len(others))
         for window in mine:
-            here = np.zeros(len(self._weight))
-            here[window] = self._weight[window]
-            common = np.add.reduceat(here[present], starts)
+            here = np.zeros(len(weight))
+            here[window] = weight[window]
+            common = here[windows].sum(axis=1)
             total += np.maximum.reduceat(common / (mass + here.sum() - common), firsts)
         return total / len(mine)
 
 
 def _windows(tokens: Ints) -> list[Ints]:
     """The tokens that each window has; windows overlap by half."""
-    starts = range(0, max(1, len(tokens) - WINDOW_TOKENS + STEP_TOKENS), STEP_TOKENS)
-    return [np.unique(tokens[start : start + WINDOW_TOKENS]) for start in starts]
+    return [np.unique(tokens[start : start + WINDOW_TOKENS]) for start in _starts(tokens)]
+
+
+def _rows(texts: Sequence[Ints], absent: int) -> tuple[NDArray[np.int32], Ints]:
+    """The windows of many texts as rows, to be compared at once.
+
+    Returns:
+        The tokens that each window has, filled up with `absent`, shape `(windows, WINDOW_TOKENS)`; and each text's
+        first window, shape `(texts,)`.
+    """
+    starts = [_starts(text) for text in texts]
+    rows = np.full((sum(map(len, starts)), WINDOW_TOKENS), absent, np.int32)
+    parts = (text[start : start + WINDOW_TOKENS] for text, some in zip(texts, starts, strict=True) for start in some)
+    for row, part in zip(rows, parts, strict=True):
+        row[: len(part)] = part
+    rows.sort(axis=1)
+    later = rows[:, 1:]
+    later[later == rows[:, :-1]] = absent
+    return rows, np.cumsum([0, *map(len, starts[:-1])])
+
+
+def _starts(tokens: Ints) -> range:
+    return range(0, max(1, len(tokens) - WINDOW_TOKENS + STEP_TOKENS), STEP_TOKENS)

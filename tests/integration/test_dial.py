@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from semshare_agents.bench.calibrate import SHARES
 from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -98,7 +99,8 @@ async def test_a_calibration_of_another_model_is_refused(open_llm: OpenLLM, tmp_
         await open_llm(model)
 
 
-def test_calibrate_measures_fits_and_keeps(tmp_path: Path) -> None:
+def test_calibrate_measures_fits_and_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "FIT_STEPS", 200)  # how well it fits is for the unit tests
     folder, home, out = tmp_path / "model", tmp_path / "home", tmp_path / "out"
     tiny.build("llama").save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)

@@ -7,15 +7,15 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
@@ -27,6 +27,7 @@ from semshare_agents.registry.engine import make_engine
 from semshare_agents.testing.postgres import Server
 from semshare_agents.values import Reuse
 from tests.conftest import OpenLLM
+from tests.forks import CONTEXT
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OLD = (1, 2, 3)
@@ -185,37 +186,35 @@ async def test_packages_of_earlier_versions_refuse_an_upgraded_database(old: Fil
     await engine.dispose()
 
 
-KILLED = """
-import asyncio, os, signal, sys
-from alembic.operations import Operations
-from semshare_agents.registry import schema
-calls, real = [], Operations.create_index
-def create_index(self, *args, **kwargs):
-    calls.append(args)
-    real(self, *args, **kwargs)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-Operations.create_index = create_index
-asyncio.run(schema.migrate(sys.argv[1], 10.0))
-"""
+def killed_upgrade(url: str, step: int) -> None:
+    """Upgrade a database and die once so many indexes are made."""
+    made, real = 0, Operations.create_index
+
+    def create_index(self: Operations, *args: Any, **kwargs: Any) -> None:
+        nonlocal made
+        real(self, *args, **kwargs)
+        made += 1
+        if made == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Operations.create_index = create_index  # type: ignore[method-assign]
+    asyncio.run(schema.migrate(url, 10.0))
 
 
 @pytest.mark.parametrize("step", [1, 3])
 async def test_a_killed_upgrade_loses_nothing_and_can_be_repeated(old: Fill, step: int) -> None:
     url = old(1)
     before = await dump(url)
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", KILLED, url, str(step)], env={**os.environ, "PYTHONWARNINGS": "default"}
-    )
-    assert done.returncode == -signal.SIGKILL
+    process = CONTEXT.Process(target=killed_upgrade, args=(url, step))
+    process.start()
+    await asyncio.to_thread(process.join)
+    assert process.exitcode == -signal.SIGKILL
     assert await dump(url) == before
     assert await schema.migrate(url, 10.0) == 1
     assert (await dump(url))["turns"] == before["turns"]
 
 
 async def test_a_failing_step_changes_nothing_and_says_so(old: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alembic.operations import Operations
-
     url = old(1)
     before = await dump(url)
 

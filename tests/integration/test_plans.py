@@ -18,7 +18,7 @@ from semshare_agents.registry import Registry
 from semshare_agents.values import Reuse
 from tests.lookups import LookupBench
 
-TURNS, TOKENS, VOCABULARY = 4000, 500, 5000
+TURNS, TOKENS, VOCABULARY = 1500, 500, 5000
 LARGE = "turns|blocks|turn_blocks|bands"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
@@ -58,7 +59,7 @@ class Writers:
         return said
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def writers() -> AsyncIterator[Writers]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = await asyncio.create_subprocess_exec(
@@ -148,6 +149,7 @@ async def survive(writers: Writers, home: Path, job: dict[str, Any], seconds: fl
         await check_answers(home, said, job, random.Random(seed))
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_kills_at_random_moments(writers: Writers, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     assert t.SCHEMA_VERSION >= 3
     for number in range(pytestconfig.getoption("--kills")):
@@ -161,6 +163,7 @@ async def test_kills_at_random_moments(writers: Writers, tmp_path: Path, pytestc
         await survive(writers, home, job, rng.uniform(0.02, 0.9), number)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_kills_at_every_step(writers: Writers, tmp_path: Path, when: str, pytestconfig: pytest.Config) -> None:
     thorough = pytestconfig.getoption("--kills") >= 300
