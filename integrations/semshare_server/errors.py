@@ -15,6 +15,8 @@ from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
     ContextLengthError,
+    InvalidSchemaError,
+    InvalidToolsError,
     PromptError,
     RegistryError,
     SemShareError,
@@ -102,6 +104,10 @@ def of_package(error: SemShareError) -> APIError:
     """An error of the package as one for clients; faults of the server tell them no details."""
     if isinstance(error, ContextLengthError):
         return APIError(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, InvalidToolsError):
+        return APIError(400, str(error), "invalid_tools", "tools")
+    if isinstance(error, InvalidSchemaError):
+        return APIError(400, str(error), "invalid_schema")
     if isinstance(error, PromptError):
         return APIError(400, str(error), "invalid_prompt", "messages")
     if isinstance(error, ConfigurationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,8 @@ from starlette.responses import Response
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry.writing import report_dict
 from semshare_agents.settings import ServerSettings
-from semshare_agents.values import Generation
+from semshare_agents.steering import Wanted
+from semshare_agents.values import CallPart, Generation, Piece
 from semshare_server import schemas
 from semshare_server.answering import Answering, AnswerStream, ClientGoneError, client_closed
 from semshare_server.errors import RESPONSES, APIError
@@ -29,11 +31,11 @@ class Shape(Protocol):
     def whole(self, generation: Generation) -> dict[str, Any]:
         """A complete answer."""
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, first: Piece) -> dict[str, Any] | None:
         """The first event; None where there is none."""
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """An event with text."""
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        """An event with text, calls or both."""
 
     def closing(self, generation: Generation) -> dict[str, Any]:
         """The event that says why the answer ended."""
@@ -67,16 +69,22 @@ class ChatShape(_Base):
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """A complete answer."""
-        message = {"role": "assistant", "content": generation.text}
+        calls = [called(call.id, call.name, call.arguments) for call in generation.tool_calls]
+        message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
+        if calls:
+            message["tool_calls"] = calls
         return self._whole("chat.completion", {"message": message}, generation)
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, first: Piece) -> dict[str, Any] | None:
         """Says whose the answer is."""
-        return self._event({"delta": {"role": "assistant", "content": ""}})
+        return self._event({"delta": {"role": "assistant", "content": None if first.tool_calls else ""}})
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """An event with text."""
-        return self._event({"delta": {"content": text}})
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        """An event with text, calls or both."""
+        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        if piece.tool_calls:
+            delta["tool_calls"] = [part_of(part) for part in piece.tool_calls]
+        return self._event({"delta": delta})
 
     def closing(self, generation: Generation) -> dict[str, Any]:
         """Why the answer ended, and what was reused."""
@@ -94,18 +102,30 @@ class TextShape(_Base):
         """A complete answer."""
         return self._whole("text_completion", {"text": generation.text}, generation)
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, first: Piece) -> dict[str, Any] | None:
         """Text begins at once."""
         return None
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, piece: Piece) -> dict[str, Any]:
         """An event with text."""
-        return self._event({"text": text})
+        return self._event({"text": piece.text})
 
     def closing(self, generation: Generation) -> dict[str, Any]:
         """Why the answer ended, and what was reused."""
         choice = {"text": "", "finish_reason": generation.finish_reason}
         return self._event(choice, semshare=reuse_of(generation))
+
+
+def called(identifier: str, name: str, arguments: str) -> dict[str, Any]:
+    """A tool call."""
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def part_of(part: CallPart) -> dict[str, Any]:
+    """What is new of a call: first what it is, then its arguments bit by bit."""
+    if part.name:
+        return {"index": part.index, **called(part.id, part.name, part.arguments)}
+    return {"index": part.index, "function": {"arguments": part.arguments}}
 
 
 def usage_of(generation: Generation) -> dict[str, Any]:
@@ -126,12 +146,13 @@ def reuse_of(generation: Generation) -> dict[str, Any]:
 
 async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncIterator[str]:
     """The events of a streamed answer, each one JSON text but for the last."""
-    opening = shape.opening()
-    if opening is not None:
-        yield json.dumps(opening)
+    opened = False
     async for piece in answering:
-        if piece.text:
-            yield json.dumps(shape.piece(piece.text))
+        if not opened and (opening := shape.opening(piece)) is not None:
+            yield json.dumps(opening)
+        opened = True
+        if piece.text or piece.tool_calls:
+            yield json.dumps(shape.piece(piece))
         if piece.generation is not None:
             yield json.dumps(shape.closing(piece.generation))
             if with_usage:
@@ -172,7 +193,9 @@ class Routes:
     async def chat(self, body: schemas.ChatRequest, request: Request) -> Any:
         """Answer a conversation."""
         messages = [m.model_dump(exclude_none=True) for m in body.messages]
-        options = {"max_new_tokens": body.max_completion_tokens or body.max_tokens}
+        options = {"max_new_tokens": body.max_completion_tokens or body.max_tokens, **body.tool_options}
+        for schema in body.strict_schemas:
+            await asyncio.to_thread(self._llm.turns.steering.constraint, Wanted(schema=schema))
         return await self._answer(body, request, messages, ChatShape(self._model), options)
 
     async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:
@@ -202,6 +225,7 @@ class Routes:
             "top_p": body.top_p,
             "seed": body.seed,
             "stop": body.stop,
+            "response_schema": body.answer_schema,
         }
         answering = Answering(self._admission, lambda: self._llm.stream(messages, **options))
         try:

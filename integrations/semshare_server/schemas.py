@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 INT64 = 2**63
+MOST_TOOLS = 128
 
 Text = Annotated[str, Field(max_length=4 * 1024**2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -26,14 +27,70 @@ class TextPart(Strict):
     text: Text
 
 
+class CalledFunction(BaseModel):
+    """A tool and what it was called with."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    arguments: Text = Field(description="JSON text, as the model wrote it")
+
+
+class ToolCall(BaseModel):
+    """A call of a tool."""
+
+    id: Annotated[str, Field(max_length=200)]
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(BaseModel):
     """A message; what else clients echo of earlier answers is ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)] | None = None
     name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"a message of role {self.role!r} has no tool_calls")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("a message of role 'tool' needs the tool_call_id of the call that it answers")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs content; only that of an assistant with tool_calls may be null")
+        return self
+
+
+class Function(Strict):
+    """What a tool is called, does and takes."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = Field(None, description="JSON schema of an object")
+    strict: bool | None = Field(None, description="refuse a schema that the answer cannot be held to in full")
+
+
+class Tool(Strict):
+    """A tool that may be called."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    """The name of a tool."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class NamedTool(Strict):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class StreamOptions(Strict):
@@ -52,6 +109,37 @@ class ReuseOptions(Strict):
     store: bool = True
 
 
+class TextFormat(Strict):
+    """Plain text."""
+
+    type: Literal["text"]
+
+
+class ObjectFormat(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Strict):
+    """A JSON schema with a name."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: dict[str, Any] = Field({"type": "object"}, alias="schema")
+    strict: bool | None = Field(None, description="answers are held to the schema with or without it")
+
+
+class SchemaFormat(Strict):
+    """JSON that keeps to a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
 class Common(Strict):
     """What both kinds of completion take."""
 
@@ -66,14 +154,16 @@ class Common(Strict):
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    response_format: Format | None = None
     user: str | None = None
     semshare: ReuseOptions = ReuseOptions()
 
-
-class TextFormat(Strict):
-    """Plain text."""
-
-    type: Literal["text"]
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the answer; None for text."""
+        if isinstance(self.response_format, SchemaFormat):
+            return self.response_format.json_schema.schema_
+        return {"type": "object"} if isinstance(self.response_format, ObjectFormat) else None
 
 
 class ChatRequest(Common):
@@ -82,9 +172,8 @@ class ChatRequest(Common):
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    response_format: TextFormat | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     logprobs: Literal[False] | None = None
     metadata: dict[str, str] | None = None
@@ -93,18 +182,27 @@ class ChatRequest(Common):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
-    @field_validator("tools", "response_format", "tool_choice", mode="before")
-    @classmethod
-    def _not_here(cls, value: Any, info: ValidationInfo) -> Any:
-        """Say so clearly: an answer that ignored them would look like one that followed them."""
-        asked = {
-            "tools": bool(value),
-            "response_format": isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"),
-            "tool_choice": value == "required" or isinstance(value, dict),
+    @model_validator(mode="after")
+    def _choice_has_tools(self) -> Self:
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice asks for a call, but there are no tools")
+        return self
+
+    @property
+    def tool_options(self) -> dict[str, Any]:
+        """What the adapter is told of tools."""
+        choice = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        return {
+            "tools": [tool.model_dump(exclude={"function": {"strict"}}) for tool in self.tools or ()] or None,
+            "tool_choice": choice if self.tools else None,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
         }
-        if asked[str(info.field_name)]:
-            raise ValueError("this server answers in plain text, without tools and JSON modes: leave it out")
-        return value
+
+    @property
+    def strict_schemas(self) -> list[dict[str, Any]]:
+        """Schemas of the tools that are `strict`."""
+        functions = [tool.function for tool in self.tools or ()]
+        return [f.parameters for f in functions if f.strict and f.parameters is not None]
 
 
 class CompletionRequest(Common):
@@ -137,7 +235,8 @@ class AnswerMessage(BaseModel):
     """An answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -145,7 +244,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AnswerMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: None = None
 
 

@@ -1,0 +1,247 @@
+"""Tools and JSON answers over HTTP, asked for by the official OpenAI client; the model is random, the shapes hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import Enum
+from typing import Any, Literal
+
+import httpx2 as httpx
+import jsonschema_rs
+import openai
+import pytest
+from pydantic import BaseModel
+
+from semshare_agents.llm import SemShareLLM
+from tests import tiny
+from tests.serving import MODEL, serving
+
+OpenLLM = Callable[..., Awaitable[SemShareLLM]]
+
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Weather of a city.", "parameters": PLACE, "strict": True},
+}
+REST: Any = {"type": "function", "function": {"name": "rest"}}
+ASK: Any = {"model": MODEL, "messages": [tiny.user("How is it in Rome?")], "max_tokens": 400}
+NAMED: Any = {"type": "function", "function": {"name": "weather"}}
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Flag(BaseModel):
+    """An answer that cannot be long, whatever the model."""
+
+    colour: Colour
+    stripes: Literal[2, 3]
+    old: bool
+
+
+@pytest.fixture
+async def llm(open_llm: OpenLLM) -> SemShareLLM:
+    return await open_llm()
+
+
+@pytest.fixture
+async def url(llm: SemShareLLM) -> AsyncIterator[str]:
+    async with serving(llm) as address:
+        yield address
+
+
+def client(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+async def test_a_named_tool_is_called_whole_and_streamed_alike(url: str, llm: SemShareLLM) -> None:
+    async with client(url) as ai:
+        whole = await ai.chat.completions.create(**ASK, tools=[WEATHER, REST], tool_choice=NAMED)
+        stream = await ai.chat.completions.create(**ASK, tools=[WEATHER, REST], tool_choice=NAMED, stream=True)
+        events = [event async for event in stream]
+    (choice,) = whole.choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    jsonschema_rs.validate(PLACE, json.loads(call.function.arguments))
+    deltas = [event.choices[0].delta for event in events]
+    parts = [part for delta in deltas for part in delta.tool_calls or []]
+    assert deltas[0].role == "assistant"
+    assert [part.index for part in parts] == [0] * len(parts)
+    assert (parts[0].type, parts[0].function and parts[0].function.name) == ("function", "weather")
+    assert parts[0].id
+    assert not any(part.id for part in parts[1:])
+    said = "".join(part.function.arguments or "" for part in parts if part.function)
+    assert said == call.function.arguments
+    assert len(parts) > 5
+    assert events[-1].choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("parallel", [None, False])
+async def test_required_calls_keep_to_the_tools(url: str, parallel: bool | None) -> None:
+    extra: Any = {} if parallel is None else {"parallel_tool_calls": parallel}
+    async with client(url) as ai:
+        done = await ai.chat.completions.create(**ASK, tools=[WEATHER, REST], tool_choice="required", **extra)
+    calls = done.choices[0].message.tool_calls or []
+    assert len(calls) >= 1 if parallel is None else len(calls) == 1
+    # The last of very many may be cut off.
+    for call in calls[:-1] if done.choices[0].finish_reason == "length" else calls:
+        assert call.type == "function"
+        schema = PLACE if call.function.name == "weather" else {"type": "object"}
+        jsonschema_rs.validate(schema, json.loads(call.function.arguments))
+    assert len({call.id for call in calls}) == len(calls)
+
+
+async def test_none_and_auto_leave_the_model_free(url: str) -> None:
+    async with client(url) as ai:
+        plain = await ai.chat.completions.create(**{**ASK, "max_tokens": 6})
+        none = await ai.chat.completions.create(**{**ASK, "max_tokens": 6}, tools=[WEATHER], tool_choice="none")
+        auto = await ai.chat.completions.create(**{**ASK, "max_tokens": 6}, tools=[WEATHER])
+    assert none.choices[0].message == plain.choices[0].message
+    assert auto.usage is not None
+    assert plain.usage is not None
+    assert auto.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert auto.choices[0].message.content
+
+
+async def test_a_call_and_its_result_go_on(url: str) -> None:
+    async with client(url) as ai:
+        first = await ai.chat.completions.create(**ASK, tools=[WEATHER], tool_choice=NAMED)
+        message = first.choices[0].message
+        (call,) = message.tool_calls or []
+        said: Any = [
+            *ASK["messages"],
+            message.model_dump(),  # as clients echo it, with all that is null
+            {"role": "tool", "tool_call_id": call.id, "content": "Rain."},
+        ]
+        second = await ai.chat.completions.create(model=MODEL, messages=said, tools=[WEATHER], max_tokens=6)
+    assert second.usage is not None
+    assert second.usage.prompt_tokens_details is not None
+    assert first.usage is not None
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
+    assert second.choices[0].message.content
+
+
+@pytest.mark.parametrize("strict", [None, True])
+async def test_answers_keep_to_a_schema(url: str, strict: bool | None) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE, "strict": strict}}
+    async with client(url) as ai:
+        whole = await ai.chat.completions.create(**ASK, response_format=form)
+        stream = await ai.chat.completions.create(**ASK, response_format=form, stream=True)
+        streamed = "".join([event.choices[0].delta.content or "" async for event in stream])
+        text = await ai.completions.create(
+            model=MODEL, prompt="x", max_tokens=200, extra_body={"response_format": form}
+        )
+    assert whole.choices[0].message.content == streamed
+    assert whole.choices[0].finish_reason == "stop"
+    jsonschema_rs.validate(PLACE, json.loads(streamed))
+    jsonschema_rs.validate(PLACE, json.loads(text.choices[0].text))
+
+
+async def test_json_object_and_text(url: str) -> None:
+    async with client(url) as ai:
+        cut = await ai.chat.completions.create(**{**ASK, "max_tokens": 9}, response_format={"type": "json_object"})
+        text = await ai.chat.completions.create(**{**ASK, "max_tokens": 9}, response_format={"type": "text"})
+        plain = await ai.chat.completions.create(**{**ASK, "max_tokens": 9})
+    assert (cut.choices[0].message.content or "").startswith("{")
+    assert text.choices[0].message == plain.choices[0].message
+
+
+async def test_parse_gives_a_model_sync_and_async(url: str) -> None:
+    def sync() -> Flag | None:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as ai:
+            return ai.chat.completions.parse(**ASK, response_format=Flag).choices[0].message.parsed
+
+    async with client(url) as ai:
+        parsed = (await ai.chat.completions.parse(**ASK, response_format=Flag)).choices[0].message.parsed
+    assert isinstance(parsed, Flag)
+    assert await asyncio.to_thread(sync) == parsed
+
+
+async def test_the_clients_own_streams(url: str) -> None:
+    tool: Any = openai.pydantic_function_tool(Flag, name="hoist")
+    async with client(url) as ai:
+        async with ai.chat.completions.stream(**ASK, response_format=Flag) as answers:
+            kinds = {event.type async for event in answers}
+            parsed = (await answers.get_final_completion()).choices[0].message.parsed
+        async with ai.chat.completions.stream(**ASK, tools=[tool], tool_choice="required", parallel_tool_calls=False) as calls:
+            events = [event async for event in calls]
+            final = (await calls.get_final_completion()).choices[0].message
+    assert {"content.delta", "content.done", "chunk"} <= kinds
+    assert isinstance(parsed, Flag)
+    assert "tool_calls.function.arguments.delta" in {event.type for event in events}
+    (call,) = final.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Flag)
+
+
+async def test_sync_stream_of_calls(url: str) -> None:
+    def ask() -> str:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as ai:
+            with ai.chat.completions.create(**ASK, tools=[WEATHER], tool_choice=NAMED, stream=True) as events:
+                deltas = [part for e in events for part in e.choices[0].delta.tool_calls or []]
+        return "".join(part.function.arguments or "" for part in deltas if part.function)
+
+    jsonschema_rs.validate(PLACE, json.loads(await asyncio.to_thread(ask)))
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", **function}}]}
+
+
+def schema(**schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}}
+
+
+UNSUPPORTED = {"type": "object", "properties": {"x": {"not": {"type": "string"}}}}
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"tools": "f"}, "tools"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools"),
+    (tool(name=""), "name"),
+    (tool(name="a b"), "name"),
+    (tool(name="x" * 65), "name"),
+    ({"tools": [WEATHER, WEATHER]}, "two tools"),
+    (tool(parameters={"type": "array"}), "object"),
+    (tool(parameters={"type": "object", "properties": 3}), "schema"),
+    (tool(parameters=UNSUPPORTED, strict=True), "schema"),
+    ({"tools": [REST] * 129}, "128"),
+    ({"tool_choice": "required"}, "no tools"),
+    ({"tool_choice": NAMED}, "no tools"),
+    ({"tool_choice": "sometimes", "tools": [REST]}, "tool_choice"),
+    ({"tool_choice": NAMED, "tools": [REST]}, "tool_choice"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "yaml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": PLACE}}}, "name"),
+    (schema(type="objec"), "objec"),
+    (schema(**UNSUPPORTED), "schema"),
+    ({"messages": [{"role": "user", "content": None}]}, "content"),
+    ({"messages": [{"role": "assistant", "content": None}]}, "content"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": "1", "type": "function", "function": {
+        "name": "f", "arguments": "{}"}}]}]}, "tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {}}]}]}, "name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_cannot_be_is_told_in_openai_shape(url: str, stream: bool) -> None:
+    async with httpx.AsyncClient(base_url=url) as http:
+        for change, told in BAD:
+            answer = await http.post("/v1/chat/completions", json={**ASK, "stream": stream, **change})
+            assert answer.status_code == 400, (change, answer.text)
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert error["type"] == "invalid_request_error"
+            assert told in f"{error['message']} {error['param']} {error['code']}", (change, error)
+        assert (await http.get("/health")).status_code == 200
