@@ -76,7 +76,8 @@ class Page:
     def __init__(self, llm: SemShareLLM, model: str):
         self._llm = llm
         self._model = model
-        self._templates = environment(Path(__file__).parent / "web")
+        templates = environment(Path(__file__).parent / "web")
+        self._index_page, self._turn_page = (templates.get_template(f"{name}.html") for name in ("index", "turn"))
         self._static = {name: (WEB / name).read_bytes() for name in STATIC}
         self.router = APIRouter(include_in_schema=False)
         self.router.add_api_route("/", self.index, methods=["GET"])
@@ -115,7 +116,7 @@ class Page:
             for tier in self._llm.turns.tiers.tiers
         ]
         shown = [line(row, report) for row, report in zip(rows[:SHOWN], reports[:SHOWN], strict=True)]
-        return self._templates.get_template("index.html").render(
+        return self._index_page.render(
             model=self._model,
             turns=shown,
             older=shown[-1]["id"] if len(rows) > SHOWN else None,
@@ -140,8 +141,7 @@ class Page:
     def _turn(self, row: TurnRow, tokens: Any, tenant: str) -> str:
         model = self._llm.turns.model
         tokenizer = model.tokenizer if row.model == model.name else None
-        template = self._templates.get_template("turn.html")
-        return template.render(turn=turn_map(row, tokens, tokenizer), model=self._model, tenant=tenant)
+        return self._turn_page.render(turn=turn_map(row, tokens, tokenizer), model=self._model, tenant=tenant)
 
     async def static(self, name: str) -> Response:
         """Style and script."""

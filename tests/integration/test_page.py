@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 import shutil
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from playwright.async_api import Browser, Page, async_playwright
 from sqlalchemy import insert, select
 
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.registry import DriftSample
 from semshare_agents.registry import tables as t
 from tests import tiny
 from tests.serving import serving
@@ -35,14 +39,21 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 async def filled(open_llm: OpenLLM) -> SemShareLLM:
-    """A memory whose newest turn has exact, moved, semantic and computed tokens."""
-    llm = await open_llm(reuse="moved")
+    """A memory whose third turn has exact, moved and computed tokens, whose last one has semantic ones and was measured."""
+    llm = await open_llm(reuse="moved", similarity_threshold=0.3)
     text = tiny.words(60, seed=5)
     talk = llm.session("alice <b>", system="You are one.")
     await talk.send(text)
     await talk.send(tiny.words(8, seed=6))
     await llm.generate([tiny.system("Another system prompt."), tiny.user(text)])
     await llm.generate([tiny.user("<script>alert(1)</script> " + tiny.words(3, seed=8))], reuse="off")
+    told = tiny.words(120, seed=50)
+    await llm.generate([tiny.user(told)])
+    reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(told))
+    last = await llm.generate([tiny.user(reworded)], reuse="semantic")
+    assert last.report.turn_id == 6
+    scope = await llm.turns.registry.scope("default", llm.turns.kv_fingerprint, llm.turns.model.name)
+    await llm.turns.registry.add_drift(scope, DriftSample(6, "semantic", 0.0123, 0.95, 32))
     return llm
 
 
@@ -68,7 +79,12 @@ async def test_page_and_map(
         page = await opened(chromium, url, size, scheme)
         await page.goto(url)
         assert await page.locator("tbody >> a[href^=turn]").count() >= 4
-        assert "alice <b>" in await page.inner_text("body")
+        body = await page.inner_text("body")
+        assert "alice <b>" in body
+        assert "nothing stored matches this prompt" in body
+        assert re.search(r"memory\s+[\d.]+ of 64.0 MiB", body)
+        assert re.search(r"semantic\s+1\s+0.0123\s+0.950", body)
+        assert await page.locator("svg.chart rect.semantic").count() >= 1
         await page.screenshot(path=shots / f"index-{size}-{scheme}.png", full_page=True)
         await page.click("a[href='turn?id=3']")
         tokens = await page.locator(".map .run i").count()
@@ -87,6 +103,11 @@ async def test_page_and_map(
         await page.screenshot(path=shots / f"turn-{size}-{scheme}.png", full_page=True)
         await page.goto(f"{url}/turn?id=4")
         assert "<script>alert(1)</script>" in await page.inner_text(".map")
+        await page.goto(f"{url}/turn?id=6")
+        await page.locator(".map .run.semantic i").first.hover()
+        told = await page.inner_text(".told")
+        assert re.search(r"semantic: .* from turn 5, about token \d+, mean distance 0\.\d\d", told), told
+        await page.screenshot(path=shots / f"semantic-{size}-{scheme}.png", full_page=True)
 
 
 async def test_map_by_keyboard(open_llm: OpenLLM, chromium: Browser) -> None:
@@ -143,9 +164,12 @@ async def test_a_thousand_turns_are_painted_in_time(
         row = dict((await c.execute(select(t.turns).where(t.turns.c.id == 3))).one()._mapping)
         del row["id"]
         await c.execute(insert(t.turns), [{**row, "created_at": time.time()} for _ in range(TURNS)])
+    # As `semshare serve` does; this process has a test suite's objects besides.
+    gc.collect()
+    gc.freeze()
     async with serving(llm) as url:
         paints = []
-        for _ in range(3):
+        for _ in range(5):
             page = await opened(chromium, url, "desktop", "light")
             await page.goto(url)
             paints.append(
@@ -158,6 +182,7 @@ async def test_a_thousand_turns_are_painted_in_time(
             )
         with capsys.disabled():
             print(f"\nfirst paint at {TURNS:,} turns: {', '.join(f'{p:.0f}' for p in paints)} ms")
-        assert min(paints) <= FIRST_PAINT_MS
+        gc.unfreeze()
+        assert statistics.median(paints) <= FIRST_PAINT_MS
         await page.click("text=older")
         assert await page.locator("tbody tr").count() == 50
