@@ -65,7 +65,7 @@ def run(block: str, home: Path) -> dict[str, str]:
     printed, error = io.StringIO(), ""
     with redirect_stdout(printed):
         try:
-            exec(compile(block, "block", "exec"), {"__name__": "__main__"})
+            exec(compile(block, "block", "exec", dont_inherit=True), {"__name__": "__main__"})
         except Exception:
             error = traceback.format_exc()
     return {"printed": printed.getvalue(), "error": error}

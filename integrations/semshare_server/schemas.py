@@ -174,7 +174,7 @@ class ChatRequest(Common):
     max_completion_tokens: Tokens | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="several calls in one answer; only where true")
     logprobs: Literal[False] | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
@@ -195,7 +195,7 @@ class ChatRequest(Common):
         return {
             "tools": [tool.model_dump(exclude={"function": {"strict"}}) for tool in self.tools or ()] or None,
             "tool_choice": choice if self.tools else None,
-            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "parallel_tool_calls": bool(self.parallel_tool_calls),
         }
 
     @property

@@ -39,7 +39,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 async def filled(open_llm: OpenLLM) -> SemShareLLM:
-    """A memory whose third turn has exact, moved and computed tokens, whose last one has semantic ones and was measured."""
+    """Turn 3 has exact, moved and computed tokens, turn 6 semantic ones too; that one was measured."""
     llm = await open_llm(reuse="moved", similarity_threshold=0.3)
     text = tiny.words(60, seed=5)
     talk = llm.session("alice <b>", system="You are one.")
