@@ -53,7 +53,7 @@ def fuzz(url: str, examples: int) -> int:
             nonlocal made
             if isinstance(case.body, dict) and case.body.get("model"):
                 case.body["model"] = MODEL  # else all of them would end at the unknown model
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=CHECKS, timeout=120)
             made += 1
 
         send()
