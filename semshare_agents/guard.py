@@ -135,7 +135,7 @@ class Guard(IdleWork[Job]):
         self._repaired = repaired
         self._random = Random(seed)
         self._seen = seen
-        self._watches: dict[int, dict[str | None, Watch]] = {}
+        self._watches: dict[bytes, dict[str | None, Watch]] = {}
 
     # --- before and during a turn
 
@@ -185,10 +185,10 @@ class Guard(IdleWork[Job]):
         return Answer(watched_tokens=WATCHED_TOKENS if chosen else 0)
 
     async def _watches_of(self, scope: Scope) -> dict[str | None, Watch]:
-        if scope.id not in self._watches:
+        if scope.seed not in self._watches:
             limits = await self._turns.registry.limits(scope)
-            self._watches.setdefault(scope.id, {whose: Watch(limit) for whose, limit in limits.items()})
-        return self._watches[scope.id]
+            self._watches.setdefault(scope.seed, {whose: Watch(limit) for whose, limit in limits.items()})
+        return self._watches[scope.seed]
 
     # --- after it
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from threading import Event
 from typing import Generic, Protocol, TypeVar
 
-Job = TypeVar("Job")
+
+class TurnJob(Protocol):
+    """What is to be done for a stored turn."""
+
+    @property
+    def turn_id(self) -> int:
+        """The turn."""
+
+
+Job = TypeVar("Job", bound=TurnJob)
 
 QUIET_SECONDS = 0.05
 """Steps of a stream follow one another more closely than this; a longer pause is idle time."""
@@ -87,6 +96,11 @@ class IdleWork(ABC, Generic[Job]):
         self._waiting.append(job)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
+
+    def give_up(self, turn_ids: Collection[int]) -> None:
+        """Forget the waiting jobs of turns."""
+        for job in [job for job in self._waiting if job.turn_id in turn_ids]:
+            self._waiting.remove(job)
 
     async def settle(self) -> None:
         """Wait until no job waits."""

@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from semshare_agents import keys, private
-from semshare_agents.errors import ClosedError, ConfigurationError, SemShareError, StoreNotWritableError
+from semshare_agents.errors import (
+    ClosedError,
+    ConfigurationError,
+    RegistryError,
+    SemShareError,
+    StoreNotWritableError,
+)
 from semshare_agents.evict import EvictionPolicy, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
-from semshare_agents.registry import DriftSample, Registry
+from semshare_agents.registry import DriftSample, Forgotten, Registry
 from semshare_agents.remember import Kept, keep, make_durable, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
@@ -203,6 +209,10 @@ class SemShareLLM:
             await asyncio.to_thread(tier.forget, victims)
             gone = [key for key in victims if not tiers.anywhere(key)]
             await registry.drop_blocks(gone, "evict", f"the budget of {tier.name} was lowered")
+        if alone and await registry.unerased():
+            # Whoever forgot was interrupted.
+            await asyncio.to_thread(tiers.forget, await registry.forgotten_keys())
+            await registry.erase()
         await registry.announce()
         ended = await (registry.foreign() if alone and registry.dialect == "sqlite" else registry.abandoned())
         durable = tiers.durable
@@ -329,6 +339,38 @@ class SemShareLLM:
             observer.turn(seen)
         yield Piece("", generation)
 
+    async def forget(
+        self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None
+    ) -> Forgotten:
+        """Remove a turn, a session, or with `tenant` alone all of a tenant: text, names and KV, in every tier.
+
+        Turns that go on from a removed one hold its text as their history and go too. Turns under way are answered,
+        not remembered. Returns once nothing is left in this process and in the files.
+
+        Args:
+            turn: The turn's id, as reports give it.
+            session: The session's name.
+            tenant: Whose they are; default for a turn or a session: the setting.
+
+        Raises:
+            ConfigurationError: nothing, or both a turn and a session are given.
+            RegistryError: the database fails.
+            StoreError: a file cannot be removed; `semshare verify --fix` removes what is left.
+        """
+        if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
+            raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
+        turns = self.turns
+        whose = self.settings.tenant if tenant is None else tenant
+        found = await turns.registry.forget(whose, session=session, turn_id=turn)
+        for idle in (self._repairer, self._guard):
+            if idle is not None:
+                idle.give_up(found.turn_ids)
+        # A file that is still being written would outlive its row.
+        async with turns.writing:
+            await asyncio.to_thread(turns.tiers.forget, found.keys)
+        await turns.registry.erase()
+        return found
+
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
         try:
@@ -399,16 +441,30 @@ class Session:
         self._defaults = defaults
         self._lock = asyncio.Lock()
         self._messages: list[dict[str, Any]] | None = None
+        self._forgets = 0
 
     async def messages(self) -> list[dict[str, Any]]:
         """The conversation so far."""
+        registry = self._llm.turns.registry
+        if self._messages is not None and await self._was_forgotten():
+            self._messages = None
         if self._messages is None:
-            history = await self._llm.turns.registry.history(self.tenant, self.name)
+            self._forgets = await registry.newest_forget()
+            history = await registry.history(self.tenant, self.name)
             if self._system is not None:
                 history = [m for m in history if m["role"] != "system"]
                 history.insert(0, {"role": "system", "content": self._system})
             self._messages = history
         return list(self._messages)
+
+    async def _was_forgotten(self) -> bool:
+        """Whether some of what is in memory here was forgotten, by whichever process."""
+        try:
+            return await self._llm.turns.registry.forgotten(self.tenant, self.name, self._forgets)
+        except RegistryError as e:
+            # The memory may fail, an answer may not.
+            log.warning("a session goes on from memory: %s", e)
+            return False
 
     async def send(self, text: str, **options: Any) -> Generation:
         """Say something and get the answer; options as in `SemShareLLM.generate`."""

@@ -144,9 +144,14 @@ class Repairer(IdleWork[Job]):
             await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
             return
         reached = blocks[-1].start + blocks[-1].length
-        unused = await turns.registry.repaired(
-            scope, job.turn_id, [b for b, _ in kept], reached, finished=reached == len(tokens)
-        )
+        try:
+            unused = await turns.registry.repaired(
+                scope, job.turn_id, [b for b, _ in kept], reached, finished=reached == len(tokens)
+            )
+        except BaseException:
+            # KV that no row names would stay for ever.
+            await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
+            raise
         unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
         await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten))
         await retire(turns, unused)

@@ -200,6 +200,7 @@ class Turns:
         matcher: Gives semantically matched tokens their reference tokens.
         retention: What an answer is decoded on; None for all of its prompt's KV.
         retention_int8: Hold that in 8 bits.
+        forgets: The newest act of forgetting whose KV is gone here.
         fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
     """
 
@@ -222,6 +223,7 @@ class Turns:
     fact_guard: str = "auto"
     retention: Retention | None = None
     retention_int8: bool = False
+    forgets: int = 0
 
     def __post_init__(self) -> None:
         support = self.model.support
@@ -232,7 +234,7 @@ class Turns:
         self.texts = TokenTexts(self.model.tokenizer)
         self.steering = Steering(self.model.tokenizer, self.model.end_tokens)
         self._codes: TokenCodes | None = None
-        self._signers: dict[int, Signer] = {}
+        self._signers: dict[bytes, Signer] = {}
 
     async def prefill(self, request: Request) -> Prefilled:
         """From messages to the first token's logits.
@@ -258,6 +260,7 @@ class Turns:
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
             scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+            await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
         except RegistryError as e:
@@ -288,6 +291,16 @@ class Turns:
     def _chat_prompt(self, messages: list[dict[str, Any]], want: Wanted) -> Ints:
         told, tools = self.steering.prepared(messages, want)
         return tokenise(self.model.tokenizer, told, tools)
+
+    async def _drop_forgotten(self, newest: int) -> None:
+        """Delete KV that other processes forgot, up to an act of forgetting."""
+        if newest > self.forgets:
+            keys = await self.registry.forgotten_keys(self.forgets)
+            self.forgets = newest
+            try:
+                await asyncio.to_thread(self.tiers.forget, keys)
+            except StoreError as e:
+                log.warning("files of what was forgotten stay until `semshare verify --fix`: %s", e)
 
     def _impossible(self, request: Request, tokens: int) -> str | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
@@ -344,9 +357,9 @@ class Turns:
 
     def signer(self, scope: Scope) -> Signer:
         """The signatures of a scope."""
-        if scope.id not in self._signers:
-            self._signers[scope.id] = Signer(len(self.model.embeddings), scope.seed)
-        return self._signers[scope.id]
+        if scope.seed not in self._signers:
+            self._signers[scope.seed] = Signer(len(self.model.embeddings), scope.seed)
+        return self._signers[scope.seed]
 
     def codes(self) -> TokenCodes:
         """The LSH codes of the model's tokens."""

@@ -113,8 +113,8 @@ def verify(
 
 
 @asynccontextmanager
-async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
-    """The registry, which must be there already: looking at a memory does not make one."""
+async def open_registry(settings: Settings, **options: Any) -> AsyncIterator[Registry]:
+    """The registry, which must be there already: looking at a memory does not make one; options of `Registry.open`."""
     from semshare_agents.registry import Registry
 
     if settings.database_url is None and not (settings.home / "registry.db").is_file():
@@ -122,7 +122,7 @@ async def open_registry(settings: Settings) -> AsyncIterator[Registry]:
     with alone_at(settings.home) as alone:
         may_upgrade = alone and settings.registry_url.startswith("sqlite")
         registry = await Registry.open(
-            settings.registry_url, timeout_seconds=settings.database_timeout_seconds, upgrade=may_upgrade
+            settings.registry_url, timeout_seconds=settings.database_timeout_seconds, upgrade=may_upgrade, **options
         )
     try:
         yield registry
@@ -277,6 +277,7 @@ def _findings_table(found: Audit, alone: bool) -> Table:
         ("block files in a wrong folder", found.strays, True),
         ("rows that no turn uses", found.unused, True),
         ("links to rows that are gone", range(found.broken_links), True),
+        ("forgetting that was interrupted", range(found.unerased), True),
         (held, found.held, alone),
     ):
         count = f"{len(findings):,}"

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, inspect, maps, models, serve
+from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, forget, inspect, maps, models, serve
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("stats")(inspect.stats)
 app.command("verify")(inspect.verify)
+app.command("forget")(forget.forget)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 turns_app = typer.Typer()

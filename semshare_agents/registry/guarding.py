@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Select, and_, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.errors import ForgottenError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import oldest
 from semshare_agents.values import Reuse, Scope
@@ -61,10 +62,17 @@ class GuardQueries:
         raise NotImplementedError
 
     async def add_drift(self, scope: Scope, sample: DriftSample) -> None:
-        """Record a sample; its session is that of its turn."""
+        """Record a sample; its session is that of its turn.
+
+        Raises:
+            ForgottenError: the turn is gone.
+        """
         session = select(t.turns.c.session_id).where(t.turns.c.id == sample.turn_id)
         async with self._writing() as c:
-            values = {"scope_id": scope.id, "session_id": (await c.execute(session)).scalar(), "at": time.time()}
+            turn = (await c.execute(session)).first()
+            if turn is None:
+                raise ForgottenError(f"turn {sample.turn_id} was forgotten")
+            values = {"scope_id": scope.id, "session_id": turn.session_id, "at": time.time()}
             await c.execute(insert(t.guard_samples).values(**values, **vars(sample)))
             await c.execute(oldest(t.guard_samples, self.event_rows))
 
@@ -101,9 +109,15 @@ class GuardQueries:
             limit: From now on.
             kind: `narrow` or `widen`.
             turn_id: The turn whose sample brought it about.
+
+        Raises:
+            ForgottenError: the turn is gone.
         """
         async with self._writing() as c:
-            found = None if session is None else (await c.execute(session_id(scope.tenant, session))).scalar_one()
+            turn = await c.execute(select(t.turns.c.session_id).where(t.turns.c.id == turn_id))
+            if (row := turn.first()) is None:
+                raise ForgottenError(f"turn {turn_id} was forgotten")
+            found = None if session is None else row.session_id
             limits = t.guard_limits
             mine = limits.c.session_id.is_(None) if found is None else limits.c.session_id == found
             await c.execute(delete(limits).where(and_(limits.c.scope_id == scope.id, mine)))

@@ -23,6 +23,7 @@ from semshare_agents.registry.browsing import BrowseQueries
 from semshare_agents.registry.checking import CheckQueries
 from semshare_agents.registry.engine import make_engine, wrapped
 from semshare_agents.registry.finding import FindQueries
+from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
@@ -38,7 +39,7 @@ OTHER_KEY = (
 )
 
 
-class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQueries):
+class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
@@ -52,7 +53,7 @@ class Registry(FindQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQuer
         self.event_rows = EVENT_ROWS
         self.presence = Presence(self._read, self.holder) if self.dialect == "postgresql" else None
         self.names_key = bytes(KEY_BYTES)
-        self.pools: Mapping[str, Sequence[str]] = {}
+        self.pools = {}
 
     @classmethod
     async def open(

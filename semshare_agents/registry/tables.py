@@ -175,7 +175,7 @@ forgets = Table(
     Column("at", Float, nullable=False),
     Column("tenant", String(32), nullable=False),
     Column("session", String(32)),
-    Column("keys", Text, nullable=False),
+    Column("block_keys", Text, nullable=False),
     Column("erased", Integer, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.errors import ForgottenError
 from semshare_agents.observe.reuse_map import packed
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
@@ -85,13 +86,21 @@ class WriteQueries:
     def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
 
+    async def _forgotten_in(self, c: AsyncConnection, tenant: str, session: str | None, since: int) -> bool:
+        raise NotImplementedError
+
     async def add_turn(self, scope: Scope, turn: NewTurn) -> int:
         """Register a turn, its blocks and what it reused, in one transaction; new blocks are held by this process.
 
         Returns:
             The turn's id.
+
+        Raises:
+            ForgottenError: its session or tenant was forgotten since the scope was asked for.
         """
         async with self._writing() as c:
+            if await self._forgotten_in(c, scope.tenant, turn.session, scope.forgets):
+                raise ForgottenError("its session or tenant was forgotten while it was under way")
             session = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
             turn_id = await self._insert_turn(c, scope, turn, session)
             await self._insert_blocks(c, scope, turn.blocks, turn_id)
@@ -250,10 +259,15 @@ class WriteQueries:
 
         Returns:
             Keys of blocks that no turn uses any more; their rows are gone.
+
+        Raises:
+            ForgottenError: the turn is gone.
         """
         mine = t.turn_blocks.c.turn_id == turn_id
         there = and_(mine, t.turn_blocks.c.start.in_([b.start for b in blocks]))
         async with self._writing() as c:
+            if (await c.execute(select(t.turns.c.id).where(t.turns.c.id == turn_id))).first() is None:
+                raise ForgottenError(f"turn {turn_id} was forgotten")
             query = select(t.blocks.c.id, t.blocks.c.key).join(t.turn_blocks).where(there)
             old = {row.id: row.key for row in await c.execute(query)}
             await c.execute(delete(t.turn_blocks).where(there))

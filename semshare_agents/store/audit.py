@@ -33,6 +33,7 @@ class Audit:
         strays: Block files in a folder where nobody looks for them.
         unused: Keys of rows that no turn refers to.
         broken_links: Rows that link a turn or block that is not there.
+        unerased: Acts of forgetting that were interrupted before the files were written anew.
     """
 
     rows: int
@@ -45,6 +46,7 @@ class Audit:
     strays: tuple[Path, ...] = ()
     unused: tuple[str, ...] = ()
     broken_links: int = 0
+    unerased: int = 0
 
     def problems(self, alone: bool) -> int:
         """How much is wrong.
@@ -53,7 +55,7 @@ class Audit:
             alone: Whether no other process runs: then nobody holds what `held` names.
         """
         lists = (self.gone, self.damaged, self.orphans, self.leftovers, self.strays, self.unused)
-        wrong = sum(map(len, lists)) + self.broken_links
+        wrong = sum(map(len, lists)) + self.broken_links + self.unerased
         return wrong + (len(self.held) if alone else 0)
 
 
@@ -98,6 +100,7 @@ async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, 
         strays=tuple(strays),
         unused=tuple(await registry.unused()),
         broken_links=await registry.broken_links(),
+        unerased=await registry.unerased(),
     )
 
 
@@ -130,6 +133,8 @@ async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
     await asyncio.to_thread(
         _remove, store, [*(key for key, _ in found.damaged), *found.orphans, *found.unused], found.leftovers
     )
+    if found.unerased:
+        await registry.erase()
 
 
 def _keys(store: DiskStore) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
+from semshare_agents.errors import ForgottenError
 from semshare_agents.registry import DriftSample, Limit, NewBlock, NewTurn, Registry
 from semshare_agents.registry import finding as queries
 from semshare_agents.values import Report, Reuse, Scope
@@ -116,6 +118,47 @@ class RegistryConformance:
         assert donor.tokens.tolist() == list(range(2 * SIZE))
         assert [(b.key, b.start, b.length) for b in donor.blocks] == [(b.key, b.start, b.length) for b in parts]
         assert (donor.exact_tokens, donor.depth) == (5, 2)
+
+    async def test_a_forgotten_turn_leaves_what_others_share(self, registry: Registry, scope: Scope) -> None:
+        """And of a block that is longer than what they share, nothing."""
+        shared, longer = block(0, "one"), block(SIZE, "two")
+        first = await registry.add_turn(scope, turn(shared, longer, bands=(5,), session="alice"))
+        part = replace(longer, length=SIZE - 1, known=True)
+        other = turn(replace(shared, known=True), part, session="bob", messages=[{"role": "user", "content": "else"}])
+        second = await registry.add_turn(scope, other)
+        found = await registry.forget("acme", turn_id=first)
+        assert (found.turn_ids, found.keys) == ((first,), (longer.key,))
+        assert await registry.find_chain(scope, [shared.chain, longer.chain]) == {shared.chain: (second, shared.key)}
+        assert await registry.find_similar(scope, [5], 5) == []
+        assert await registry.history("acme", "alice") == []
+        assert [s["name"] for s in await registry.sessions("acme")] == ["bob"]
+        assert await registry.forgotten_keys() == [longer.key]
+        assert await registry.broken_links() == 0
+        assert await registry.unerased() == 1
+        await registry.erase()
+        assert await registry.unerased() == 0
+
+    async def test_what_was_under_way_when_it_was_forgotten_is_refused(
+        self, registry: Registry, opened: OpenRegistry
+    ) -> None:
+        """A turn, its repair and its samples; of other sessions and tenants nothing is."""
+        scope, theirs = await registry.scope("acme", FINGERPRINT), await registry.scope("other", FINGERPRINT)
+        turn_id = await registry.add_turn(scope, turn(block(0, "one"), session="alice"))
+        await (await opened()).forget("acme", session="alice")
+        with pytest.raises(ForgottenError):
+            await registry.add_turn(scope, turn(block(0, "two"), session="alice"))
+        with pytest.raises(ForgottenError):
+            await registry.repaired(scope, turn_id, [block(0, "three")], SIZE, True)
+        with pytest.raises(ForgottenError):
+            await registry.add_drift(scope, DriftSample(turn_id, "moved", 0.1, 1.0, 3))
+        await registry.add_turn(scope, turn(block(0, "four"), session="bob"))
+        await registry.add_turn(theirs, turn(block(0, "five"), session="alice"))
+        await (await opened()).forget("acme")
+        with pytest.raises(ForgottenError):
+            await registry.add_turn(scope, turn(block(0, "six"), session="bob"))
+        fresh = await registry.scope("acme", FINGERPRINT)
+        assert await registry.add_turn(fresh, turn(block(0, "seven"), session="alice")) > turn_id
+        assert [r.tenant for r in await registry.turns()] == ["acme", "other"]
 
     async def test_nothing_is_found_from_another_scope(self, registry: Registry, scope: Scope) -> None:
         """Neither another tenant's nor another model's, by any name or id."""

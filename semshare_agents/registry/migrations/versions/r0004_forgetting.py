@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("at", sa.Float(), nullable=False),
         sa.Column("tenant", sa.String(length=32), nullable=False),
         sa.Column("session", sa.String(length=32), nullable=True),
-        sa.Column("keys", sa.Text(), nullable=False),
+        sa.Column("block_keys", sa.Text(), nullable=False),
         sa.Column("erased", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,

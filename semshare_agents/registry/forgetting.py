@@ -1,0 +1,275 @@
+"""Forgetting: a turn, a session or a tenant leaves no row behind, and no row that was made of it.
+
+A turn's text lives on in turns that go on from it, as their history: those go too. Its KV lives on in what other turns
+took from it approximately: those turns stay and lose these blocks. Blocks that staying turns share are theirs as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import blake3
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from semshare_agents.errors import RegistryUnavailableError
+from semshare_agents.registry import tables as t
+from semshare_agents.registry.engine import any_of, oldest
+
+KEPT_ACTS = 10_000
+"""Acts of forgetting that are kept, for processes that have not heard of them."""
+CHECKPOINT_TRIES = 50
+CHECKPOINT_PAUSE_SECONDS = 0.1
+
+AnyRow = Row[*tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What an act of forgetting removed from the registry.
+
+    Attributes:
+        turn_ids: Turns that are gone, ascending.
+        keys: Blocks whose KV nothing names any more.
+    """
+
+    turn_ids: tuple[int, ...]
+    keys: tuple[str, ...]
+
+
+class ForgetQueries:
+    """The part of the registry that forgets."""
+
+    dialect: str
+    names_key: bytes
+    pools: Mapping[str, Sequence[str]]
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise NotImplementedError
+
+    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise NotImplementedError
+
+    async def forget(self, tenant: str, *, session: str | None = None, turn_id: int | None = None) -> Forgotten:
+        """Remove a tenant, or one of its sessions or turns, and what was made of their text, in one transaction.
+
+        The caller then deletes the KV of the keys and calls `erase`; who is interrupted before that finds the rest in
+        `unerased`.
+
+        Args:
+            tenant: Whose.
+            session: This session alone.
+            turn_id: This turn alone.
+        """
+        async with self._writing() as c:
+            rows = await self._turns_near(c, tenant)
+            everything = session is None and turn_id is None
+            chosen = {
+                row.id
+                for row in rows
+                if row.tenant == tenant
+                and (everything or (row.session == session if turn_id is None else row.id == turn_id))
+            }
+            gone = _with_continuations([row for row in rows if row.tenant == tenant], chosen)
+            keys = await self._drop_blocks_of(c, rows, gone)
+            await self._drop_turns(c, sorted(gone))
+            await self._scrub_reports(c, rows, gone)
+            await self._drop_names(c, tenant, session, everything)
+            touched = {row.session or "" for row in rows if row.id in gone} | ({session} if session else set())
+            await self._note(c, tenant, [None] if everything else sorted(touched), keys)
+        return Forgotten(tuple(sorted(gone)), tuple(sorted(keys)))
+
+    async def _turns_near(self, c: AsyncConnection, tenant: str) -> Sequence[AnyRow]:
+        """Turns of the tenant and of all that may have reused them, ascending."""
+        members = next((m for m in self.pools.values() if tenant in m), (tenant,))
+        columns = (t.turns.c.id, t.turns.c.messages, t.turns.c.answer, t.turns.c.report, t.turns.c.exact_tokens)
+        query = (
+            select(*columns, t.sessions.c.name.label("session"), t.tenants.c.name.label("tenant"))
+            .join(t.scopes, t.scopes.c.id == t.turns.c.scope_id)
+            .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
+            .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
+            .where(t.tenants.c.name.in_(members))
+            .order_by(t.turns.c.id)
+        )
+        return (await c.execute(query)).all()
+
+    async def _drop_blocks_of(self, c: AsyncConnection, rows: Sequence[AnyRow], gone: set[int]) -> set[str]:
+        """Drop what no staying turn has of its own; returns the keys."""
+        links, blocks = t.turn_blocks.c, t.blocks.c
+        mine = select(links.block_id).where(self._among(links.turn_id, gone))
+        query = select(blocks.id, blocks.key, blocks.length).where(
+            or_(blocks.id.in_(mine), self._among(blocks.turn_id, gone))
+        )
+        found = {row.id: row for row in await c.execute(query)}
+        staying: dict[int, list[AnyRow]] = {}
+        query = select(links.block_id, links.turn_id, links.length).where(self._among(links.block_id, found))
+        for link in await c.execute(query):
+            if link.turn_id not in gone:
+                staying.setdefault(link.block_id, []).append(link)
+        # A block that is longer than what staying turns have of it holds more than their text.
+        kept = {i for i, row in found.items() if max((k.length for k in staying.get(i, ())), default=0) >= row.length}
+        dropped = {i: row.key for i, row in found.items() if i not in kept}
+        dropped |= await self._approximate_blocks(c, _reusing(rows, gone))
+        for i in kept - set(dropped):
+            newest = max(link.turn_id for link in staying[i])
+            await c.execute(update(t.blocks).where(blocks.id == i).values(turn_id=newest))
+        await c.execute(delete(t.turn_blocks).where(self._among(links.block_id, dropped)))
+        await c.execute(delete(t.turn_blocks).where(self._among(links.turn_id, gone)))
+        await c.execute(delete(t.blocks).where(self._among(blocks.id, dropped)))
+        return set(dropped.values())
+
+    async def _approximate_blocks(self, c: AsyncConnection, exact_tokens: Mapping[int, int]) -> dict[int, str]:
+        """Keys by id of blocks that reach past their turns' exact frontiers."""
+        links = t.turn_blocks.c
+        query = (
+            select(links.turn_id, links.start, links.length, t.blocks.c.id, t.blocks.c.key)
+            .join(t.blocks, t.blocks.c.id == links.block_id)
+            .where(self._among(links.turn_id, exact_tokens))
+        )
+        rows = (await c.execute(query)).all()
+        return {row.id: row.key for row in rows if row.start + row.length > exact_tokens[row.turn_id]}
+
+    async def _drop_turns(self, c: AsyncConnection, gone: Sequence[int]) -> None:
+        of_turns = or_(self._among(t.events.c.turn_id, gone), self._among(t.events.c.donor_turn_id, gone))
+        await c.execute(delete(t.events).where(of_turns))
+        for table in (t.bands, t.guard_samples):
+            await c.execute(delete(table).where(self._among(table.c.turn_id, gone)))
+        await c.execute(delete(t.turns).where(self._among(t.turns.c.id, gone)))
+
+    async def _scrub_reports(self, c: AsyncConnection, rows: Sequence[AnyRow], gone: set[int]) -> None:
+        """Take forgotten donors out of the reports of turns that stay."""
+        for row in rows:
+            report = json.loads(row.report)
+            if row.id in gone or not _donors(report) & gone:
+                continue
+            report["donors"] = {k: v for k, v in report["donors"].items() if int(k) not in gone}
+            spans = report.get("spans", [])
+            report["spans"] = [span[:2] if len(span) > 2 and int(span[2]) in gone else span for span in spans]
+            changed = json.dumps(report, separators=(",", ":"))
+            await c.execute(update(t.turns).where(t.turns.c.id == row.id).values(report=changed))
+
+    async def _drop_names(self, c: AsyncConnection, tenant: str, session: str | None, everything: bool) -> None:
+        """Drop sessions without turns, and for a whole tenant all that names it."""
+        of_tenant = select(t.tenants.c.id).where(t.tenants.c.name == tenant).scalar_subquery()
+        scopes = select(t.scopes.c.id).where(t.scopes.c.tenant_id == of_tenant)
+        empty = and_(
+            t.sessions.c.tenant_id == of_tenant,
+            ~exists().where(t.turns.c.session_id == t.sessions.c.id),
+        )
+        sessions = select(t.sessions.c.id).where(empty)
+        for table in (t.guard_samples, t.guard_limits):
+            theirs = table.c.scope_id.in_(scopes) if everything else table.c.session_id.in_(sessions)
+            await c.execute(delete(table).where(theirs))
+        await c.execute(delete(t.sessions).where(empty))
+        if everything:
+            await c.execute(delete(t.scopes).where(t.scopes.c.tenant_id == of_tenant))
+            await c.execute(delete(t.tenants).where(t.tenants.c.name == tenant))
+
+    async def _note(self, c: AsyncConnection, tenant: str, sessions: Sequence[str | None], keys: Iterable[str]) -> None:
+        now, whose, listed = time.time(), self._digest(tenant), json.dumps(sorted(keys))
+        for number, session in enumerate(sessions):
+            values = {
+                "at": now,
+                "tenant": whose,
+                "session": None if session is None else self._digest(session),
+                "block_keys": "[]" if number else listed,
+                "erased": 0,
+            }
+            await c.execute(insert(t.forgets).values(**values))
+        await c.execute(oldest(t.forgets, KEPT_ACTS))
+
+    def _digest(self, name: str) -> str:
+        return blake3.blake3(b"name" + name.encode(), key=self.names_key).hexdigest(length=16)
+
+    def _among(self, column: ColumnElement[Any], ids: Iterable[int]) -> ColumnElement[bool]:
+        return any_of(column, sorted(ids), self.dialect)
+
+    # --- afterwards
+
+    async def newest_forget(self) -> int:
+        """The newest act of forgetting; 0 where there was none."""
+        async with self._reading() as c:
+            return int((await c.execute(select(func.coalesce(func.max(t.forgets.c.id), 0)))).scalar_one())
+
+    async def forgotten(self, tenant: str, session: str | None, since: int) -> bool:
+        """Whether a session, or for None turns without one, was touched by an act of forgetting after `since`."""
+        async with self._reading() as c:
+            return await self._forgotten_in(c, tenant, session, since)
+
+    async def _forgotten_in(self, c: AsyncConnection, tenant: str, session: str | None, since: int) -> bool:
+        acts = t.forgets.c
+        touches = or_(acts.session.is_(None), acts.session == self._digest(session or ""))
+        query = select(acts.id).where(acts.id > since, acts.tenant == self._digest(tenant), touches).limit(1)
+        return (await c.execute(query)).first() is not None
+
+    async def forgotten_keys(self, since: int = 0) -> list[str]:
+        """Blocks dropped by acts of forgetting after `since`: whoever has their KV deletes it."""
+        async with self._reading() as c:
+            found = (await c.execute(select(t.forgets.c.block_keys).where(t.forgets.c.id > since))).scalars()
+            return [key for keys in found for key in json.loads(keys)]
+
+    async def unerased(self) -> int:
+        """Acts of forgetting whose traces may still be in files: they were interrupted."""
+        query = select(func.count()).select_from(t.forgets).where(t.forgets.c.erased == 0)
+        async with self._reading() as c:
+            return int((await c.execute(query)).scalar_one())
+
+    async def erase(self) -> None:
+        """Leave nothing of deleted rows in SQLite's files: they are written anew. A server does so by its own rules.
+
+        Raises:
+            RegistryUnavailableError: another process keeps reading an old state; the next `erase` does the rest.
+        """
+        async with self._reading() as c:
+            newest = (await c.execute(select(func.coalesce(func.max(t.forgets.c.id), 0)))).scalar_one()
+        if self.dialect == "sqlite":
+            async with self._reading() as c:
+                await c.execute(text("VACUUM"))
+                for _ in range(CHECKPOINT_TRIES):
+                    if not (await c.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()[0]:
+                        break
+                    await asyncio.sleep(CHECKPOINT_PAUSE_SECONDS)
+                else:
+                    raise RegistryUnavailableError(
+                        "what was forgotten is gone from the tables, but another process still reads an old state of "
+                        "the database's files: end it and run `semshare verify --fix`"
+                    )
+        async with self._writing() as c:
+            await c.execute(update(t.forgets).where(t.forgets.c.id <= newest).values(erased=1))
+
+
+def _with_continuations(rows: Sequence[AnyRow], chosen: set[int]) -> set[int]:
+    """Chosen turns, and those whose messages hold what one of them was asked last and answered."""
+    said: set[tuple[str, str]] = set()
+    gone: set[int] = set()
+    for row in rows:
+        messages = [_said(m["role"], m.get("content")) for m in json.loads(row.messages)]
+        if row.id in chosen or said.intersection(pairwise(messages)):
+            gone.add(row.id)
+            said.add((messages[-1], _said("assistant", row.answer)))
+    return gone
+
+
+def _said(role: str, content: Any) -> str:
+    return json.dumps([role, content]).replace("\\u0000", "\\ufffd")
+
+
+def _donors(report: Mapping[str, Any]) -> set[int]:
+    return {int(turn_id) for turn_id in report.get("donors", {})}
+
+
+def _reusing(rows: Sequence[AnyRow], gone: set[int]) -> dict[int, int]:
+    """Staying turns that took KV from turns that go, directly or not, with the length of their exact prefix."""
+    touched, staying = set(gone), {}
+    for row in rows:
+        if row.id not in gone and _donors(json.loads(row.report)) & touched:
+            touched.add(row.id)
+            staying[row.id] = int(row.exact_tokens)
+    return staying
