@@ -7,7 +7,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sqlalchemy import event
 
 from semshare_agents import private
 from semshare_agents.llm import SemShareLLM
@@ -22,6 +24,7 @@ PROMPTS = {
     "moved": [system("answer at some length, please"), user(TEXT)],
     "semantic": [user(REWORDED)],
 }
+PAIRS = 16
 EASY = {"similarity_threshold": 0.3}
 
 
@@ -117,3 +120,32 @@ async def test_only_the_owner_may_look_into_anything_under_home(open_llm: OpenLL
     assert {"registry.db", "registry.db-wal", "registry.db-shm", "names.key", "alive.lock", "speeds"} <= found
     assert len(list(kv.glob("*/*.safetensors"))) > 1
     assert lax == []
+
+
+async def test_what_another_tenant_stored_does_not_show_in_the_time_to_the_first_token(open_llm: OpenLLM) -> None:
+    """The work is the same, statement by statement and row by row; so the times, taken in turns, are of one kind."""
+    llm = await open_llm(**EASY)
+    texts = {stored: [tiny.words(60, 1000 * stored + n) for n in range(PAIRS)] for stored in (False, True)}
+    for text in texts[True]:
+        await llm.generate([user(text)], tenant="other")
+    await llm.flush()
+    statements: list[str] = []
+    event.listen(llm.turns.registry._engine.sync_engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    await llm.generate([user("the first turn makes the scope")], tenant="mine", store=False)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    work: dict[bool, list[Any]] = {False: [], True: []}
+    for number in range(PAIRS):
+        # Whoever goes first in a pair changes, so that a drift of the machine touches both alike.
+        for stored in (number % 2 == 0, number % 2 == 1):
+            statements.clear()
+            prompt = [user(texts[stored][number])]
+            report = (await llm.generate(prompt, tenant="mine", reuse="semantic", store=False, max_new_tokens=1)).report
+            work[stored].append((dict(report.tokens), report.rows_share, dict(report.donors), list(statements)))
+            times[stored].append(report.ttft_seconds)
+    assert work[True] == work[False]
+    assert {(w[0]["computed"], w[1], len(w[2])) for w in work[True]} == {(work[True][0][0]["computed"], 1.0, 0)}
+    assert 0.67 < np.median(times[True]) / np.median(times[False]) < 1.5
+    # Mann-Whitney's U in its normal approximation: beyond 3.9 standard deviations one run in ten thousand.
+    wins = sum(a < b for a in times[True] for b in times[False])
+    count = PAIRS * PAIRS
+    assert abs(wins - count / 2) < 3.9 * np.sqrt(count * (2 * PAIRS + 1) / 12)
