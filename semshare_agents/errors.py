@@ -21,6 +21,8 @@
     ├── StoreError
     │   ├── StoreNotWritableError           the store's folder cannot be written
     │   └── CorruptBlockError               a KV file is damaged or not what its name says
+    ├── SealedError                         stored data is encrypted with a key that is not given
+    │   └── DamagedSealError                encrypted data is damaged or in another place than it was written for
     └── ClosedError (RuntimeError)          the adapter was closed
 """
 
@@ -101,6 +103,14 @@ class StoreNotWritableError(StoreError):
 
 class CorruptBlockError(StoreError):
     """A stored block is damaged, truncated or not the block its name says."""
+
+
+class SealedError(SemShareError):
+    """Stored data is encrypted with a key that is not among `encryption_keys`."""
+
+
+class DamagedSealError(SealedError):
+    """Encrypted data is damaged, or stands in another place than it was written for."""
 
 
 class ClosedError(SemShareError, RuntimeError):

@@ -37,6 +37,7 @@ from semshare_agents.reuse.cost import CostModel, measured
 from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
+from semshare_agents.sealing import Sealer, make_sealer
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.steering import wanted, without_template
 from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
@@ -106,8 +107,8 @@ class SemShareLLM:
         matcher = make_matcher(settings.matching)
         strategy = make_strategy(settings.strategy)
         policies = {tier: make_policy(name) for tier, name in settings.evictions.items()}
-        leases, packing = Leases(), make_packing(settings.kv_codec)
-        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases), leases))
+        leases, packing, sealer = Leases(), make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
+        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases, sealer), leases))
         try:
             self._alive, alone = alive, _ = await asyncio.to_thread(_announce, settings.home)
             names_key = await asyncio.to_thread(keys.names_key, settings.home, settings.names_key)
@@ -118,6 +119,7 @@ class SemShareLLM:
                 event_rows=settings.event_rows,
                 names_key=names_key,
                 pools=settings.pools,
+                sealer=sealer,
             )
             try:
                 await self._clean(registry, tiers, alone)
@@ -506,7 +508,7 @@ def _generation(
 
 
 def _make_tiers(
-    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases
+    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases, sealer: Sealer
 ) -> list[Tier]:
     tiers: list[Tier] = []
     if settings.device_bytes:
@@ -515,7 +517,7 @@ def _make_tiers(
     if settings.memory_bytes:
         tiers.append(Tier(MemoryStore(packing=packing), settings.memory_bytes, policies["memory"], leases))
     if settings.disk_bytes:
-        tiers.append(Tier(DiskStore(settings.kv_dir, packing), settings.disk_bytes, policies["disk"], leases))
+        tiers.append(Tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes, policies["disk"], leases))
     return tiers
 
 

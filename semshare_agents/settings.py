@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     names_key: SecretStr | None = Field(
         None, description="keys all names; the same on all hosts of a database; default: names.key in `home`"
     )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="encrypts KV files, texts and token ids: keys of 64 hexadecimal digits, comma-separated; the first "
+        "encrypts, the others only read; needs the extra `encryption`",
+    )
     pools: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="tenants that reuse one another's KV, as JSON: name of the pool -> tenants"
     )

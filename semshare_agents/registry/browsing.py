@@ -12,6 +12,7 @@ from sqlalchemy import Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
+from semshare_agents.sealing import Sealer
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class TurnRow:
 
 
 class BrowseQueries:
-    """The part of the registry that the page and `semshare turns` use."""
+    """The part of the registry that the page and `semshare turns` use; raises `SealedError` where a key is missing."""
+
+    sealer: Sealer
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
@@ -68,7 +71,7 @@ class BrowseQueries:
         if before is not None:
             query = query.where(t.turns.c.id < before)
         async with self._reading() as c:
-            return [TurnRow(**row._mapping) for row in await c.execute(query)]
+            return [TurnRow(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
     async def turn(self, turn_id: int, tenant: str | None = None) -> tuple[TurnRow, NDArray[np.int32]] | None:
         """A turn and its tokens, prompt first; None where there is none.
@@ -84,7 +87,7 @@ class BrowseQueries:
             row = (await c.execute(query)).first()
         if row is None:
             return None
-        values: dict[str, Any] = dict(row._mapping)
+        values = self.sealer.opened(row._mapping)
         tokens = np.frombuffer(values.pop("tokens"), dtype="<i4")
         return TurnRow(**values), tokens
 

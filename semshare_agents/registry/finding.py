@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -10,10 +11,14 @@ import numpy as np
 from sqlalchemy import ColumnElement, FromClause, Label, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.errors import SealedError
 from semshare_agents.match.spans import Hit
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, listed
+from semshare_agents.sealing import Sealer
 from semshare_agents.values import BlockRef, Donor, Ints, Scope
+
+log = logging.getLogger(__name__)
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
@@ -25,6 +30,7 @@ class FindQueries:
 
     dialect: str
     holder: str
+    sealer: Sealer
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
@@ -108,7 +114,7 @@ class FindQueries:
         wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
         query = select(t.turns.c.id, t.turns.c.tokens).where(_within(t.turns, scope), wanted)
         async with self._reading() as c:
-            rows = {row.id: _tokens(row.tokens) for row in await c.execute(query)}
+            rows = {row.id: self._tokens(row) for row in await c.execute(query)}
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
@@ -133,20 +139,30 @@ class FindQueries:
         )
         async with self._reading() as c:
             rows = {row.id: row for row in await c.execute(turns)}
+            tokens = {i: self._tokens(row) for i, row in rows.items()}
             refs: dict[int, list[BlockRef]] = {}
             for part in await c.execute(parts):
                 refs.setdefault(part.turn_id, []).append(BlockRef(part.key, part.start, part.length, part.stored))
         return [
             Donor(
                 turn_id=i,
-                tokens=_tokens(rows[i].tokens),
+                tokens=tokens[i],
                 blocks=tuple(refs[i]),
                 exact_tokens=rows[i].exact_tokens,
                 depth=rows[i].depth,
             )
             for i in turn_ids
-            if i in rows and i in refs
+            if i in rows and i in refs and len(tokens[i])
         ]
+
+    def _tokens(self, row: Any) -> Ints:
+        """A turn's tokens; none where they are damaged or cannot be opened: such a turn is nobody's donor."""
+        try:
+            stored = self.sealer.open(row.tokens, f"turns|tokens|{row.id}")
+        except SealedError as e:
+            log.warning("turn %d serves nobody: %s", row.id, e)
+            stored = b""
+        return np.frombuffer(stored if len(stored) % 4 == 0 else b"", dtype="<i4").astype(np.int64)
 
 
 def _within(table: FromClause, scope: Scope) -> ColumnElement[bool]:
@@ -159,9 +175,3 @@ def _newest_turn() -> Label[int]:
     """The newest turn that has a block: of all that share it, it has most of the conversation in one place."""
     newest = select(func.max(t.turn_blocks.c.turn_id)).where(t.turn_blocks.c.block_id == t.blocks.c.id)
     return newest.scalar_subquery().label("turn_id")
-
-
-def _tokens(stored: bytes) -> Ints:
-    # A damaged list is nobody's donor.
-    whole = stored if len(stored) % 4 == 0 else b""
-    return np.frombuffer(whole, dtype="<i4").astype(np.int64)

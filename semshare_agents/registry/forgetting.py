@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import blake3
@@ -22,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
+from semshare_agents.sealing import Sealer
 
 KEPT_ACTS = 10_000
 """Acts of forgetting that are kept, for processes that have not heard of them."""
@@ -50,6 +52,7 @@ class ForgetQueries:
     dialect: str
     names_key: bytes
     pools: Mapping[str, Sequence[str]]
+    sealer: Sealer
 
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
@@ -67,6 +70,9 @@ class ForgetQueries:
             tenant: Whose.
             session: This session alone.
             turn_id: This turn alone.
+
+        Raises:
+            SealedError: texts that have to be compared are encrypted with a key that is not given.
         """
         async with self._writing() as c:
             rows = await self._turns_near(c, tenant)
@@ -86,7 +92,7 @@ class ForgetQueries:
             await self._note(c, tenant, [None] if everything else sorted(touched), keys)
         return Forgotten(tuple(sorted(gone)), tuple(sorted(keys)))
 
-    async def _turns_near(self, c: AsyncConnection, tenant: str) -> Sequence[AnyRow]:
+    async def _turns_near(self, c: AsyncConnection, tenant: str) -> list[SimpleNamespace]:
         """Turns of the tenant and of all that may have reused them, ascending."""
         members = next((m for m in self.pools.values() if tenant in m), (tenant,))
         columns = (t.turns.c.id, t.turns.c.messages, t.turns.c.answer, t.turns.c.report, t.turns.c.exact_tokens)
@@ -98,9 +104,9 @@ class ForgetQueries:
             .where(t.tenants.c.name.in_(members))
             .order_by(t.turns.c.id)
         )
-        return (await c.execute(query)).all()
+        return [SimpleNamespace(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
-    async def _drop_blocks_of(self, c: AsyncConnection, rows: Sequence[AnyRow], gone: set[int]) -> set[str]:
+    async def _drop_blocks_of(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> set[str]:
         """Drop what no staying turn has of its own; returns the keys."""
         links, blocks = t.turn_blocks.c, t.blocks.c
         mine = select(links.block_id).where(self._among(links.turn_id, gone))
@@ -143,7 +149,7 @@ class ForgetQueries:
             await c.execute(delete(table).where(self._among(table.c.turn_id, gone)))
         await c.execute(delete(t.turns).where(self._among(t.turns.c.id, gone)))
 
-    async def _scrub_reports(self, c: AsyncConnection, rows: Sequence[AnyRow], gone: set[int]) -> None:
+    async def _scrub_reports(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> None:
         """Take forgotten donors out of the reports of turns that stay."""
         for row in rows:
             report = json.loads(row.report)
@@ -152,8 +158,8 @@ class ForgetQueries:
             report["donors"] = {k: v for k, v in report["donors"].items() if int(k) not in gone}
             spans = report.get("spans", [])
             report["spans"] = [span[:2] if len(span) > 2 and int(span[2]) in gone else span for span in spans]
-            changed = json.dumps(report, separators=(",", ":"))
-            await c.execute(update(t.turns).where(t.turns.c.id == row.id).values(report=changed))
+            sealed = self.sealer.sealed({"report": json.dumps(report, separators=(",", ":"))}, row.id)
+            await c.execute(update(t.turns).where(t.turns.c.id == row.id).values(**sealed))
 
     async def _drop_names(self, c: AsyncConnection, tenant: str, session: str | None, everything: bool) -> None:
         """Drop sessions without turns, and for a whole tenant all that names it."""
@@ -245,7 +251,7 @@ class ForgetQueries:
             await c.execute(update(t.forgets).where(t.forgets.c.id <= newest).values(erased=1))
 
 
-def _with_continuations(rows: Sequence[AnyRow], chosen: set[int]) -> set[int]:
+def _with_continuations(rows: Sequence[SimpleNamespace], chosen: set[int]) -> set[int]:
     """Chosen turns, and those whose messages hold what one of them was asked last and answered."""
     said: set[tuple[str, str]] = set()
     gone: set[int] = set()
@@ -265,7 +271,7 @@ def _donors(report: Mapping[str, Any]) -> set[int]:
     return {int(turn_id) for turn_id in report.get("donors", {})}
 
 
-def _reusing(rows: Sequence[AnyRow], gone: set[int]) -> dict[int, int]:
+def _reusing(rows: Sequence[SimpleNamespace], gone: set[int]) -> dict[int, int]:
     """Staying turns that took KV from turns that go, directly or not, with the length of their exact prefix."""
     touched, staying = set(gone), {}
     for row in rows:

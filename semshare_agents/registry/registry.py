@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
+from semshare_agents.sealing import Sealer
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import Scope
 
@@ -54,6 +56,7 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
         self.presence = Presence(self._read, self.holder) if self.dialect == "postgresql" else None
         self.names_key = bytes(KEY_BYTES)
         self.pools = {}
+        self.sealer = Sealer()
 
     @classmethod
     async def open(
@@ -65,6 +68,7 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
         event_rows: int = EVENT_ROWS,
         names_key: bytes = bytes(KEY_BYTES),
         pools: Mapping[str, Sequence[str]] | None = None,
+        sealer: Sealer | None = None,
     ) -> Registry:
         """Open a database, creating its tables when it is new.
 
@@ -75,6 +79,7 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
             event_rows: Most rows of the log of events, and of the guard's samples; the oldest go first.
             names_key: Keys all names, 32 bytes; with another one nothing is found.
             pools: Tenants that reuse one another's KV, by the pool's name; a tenant is in one at most.
+            sealer: Encrypts texts and token ids; None for one without keys.
 
         Raises:
             ConfigurationError: the URL is malformed.
@@ -83,6 +88,7 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
         """
         registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
         registry.event_rows, registry.names_key, registry.pools = event_rows, names_key, pools or {}
+        registry.sealer = sealer or Sealer()
         try:
             await registry._prepare(url, timeout_seconds, upgrade)
         except BaseException:
@@ -192,17 +198,24 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
             return (await c.execute(insert(t.scopes).values(**values).returning(*columns))).one()
 
     async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
-        """The messages of a session so far: its newest turn's prompt and answer; empty for a new session."""
+        """The messages of a session so far: its newest turn's prompt and answer; empty for a new session.
+
+        Raises:
+            SealedError: they are encrypted with a key that is not given.
+        """
         mine = session_id(tenant, session).scalar_subquery()
         query = (
-            select(t.turns.c.messages, t.turns.c.answer)
+            select(t.turns.c.id, t.turns.c.messages, t.turns.c.answer)
             .where(t.turns.c.session_id == mine)
             .order_by(t.turns.c.id.desc())
             .limit(1)
         )
         async with self._reading() as c:
             row = (await c.execute(query)).first()
-        return [] if row is None else [*json.loads(row.messages), {"role": "assistant", "content": row.answer}]
+        if row is None:
+            return []
+        turn = self.sealer.opened(row._mapping)
+        return [*json.loads(turn["messages"]), {"role": "assistant", "content": turn["answer"]}]
 
     # --- looking at it
 
@@ -236,8 +249,12 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
         async with self._reading() as c:
             return [(row.key, row.holder) for row in await c.execute(query)]
 
-    async def turns(self, limit: int = 50) -> Sequence[Row[*tuple[Any, ...]]]:
-        """The newest turns with tenant and session names, newest first."""
+    async def turns(self, limit: int = 50) -> list[SimpleNamespace]:
+        """The newest turns with tenant and session names, newest first.
+
+        Raises:
+            SealedError: they are encrypted with a key that is not given.
+        """
         query = (
             select(
                 t.turns.c.id,
@@ -260,7 +277,7 @@ class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQuer
             .limit(limit)
         )
         async with self._reading() as c:
-            return (await c.execute(query)).all()
+            return [SimpleNamespace(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
     async def statistics(self) -> dict[str, Any]:
         """Counts and sums over the whole registry."""

@@ -16,6 +16,7 @@ from semshare_agents.errors import ForgottenError
 from semshare_agents.observe.reuse_map import packed
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
+from semshare_agents.sealing import Sealer
 from semshare_agents.values import Ints, Report, Scope
 
 
@@ -81,6 +82,7 @@ class WriteQueries:
 
     dialect: str
     holder: str
+    sealer: Sealer
     event_rows: int
 
     def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -130,7 +132,7 @@ class WriteQueries:
 
     async def _insert_turn(self, c: AsyncConnection, scope: Scope, turn: NewTurn, session_id: int | None) -> int:
         report = turn.report
-        values = {
+        values: dict[str, Any] = {
             "scope_id": scope.id,
             "session_id": session_id,
             "created_at": time.time(),
@@ -147,8 +149,15 @@ class WriteQueries:
             "answer": turn.answer.replace("\x00", "\ufffd"),
             "report": json.dumps({**report_dict(report), "spans": packed(report.spans)}, separators=(",", ":")),
         }
-        row = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
-        return int(row)
+        # Each is bound to its row, whose id is not known before: what is sealed is never written open.
+        private = {name: values[name] for name in ("tokens", "messages", "answer", "report")}
+        if self.sealer.active:
+            values |= {"tokens": b"", "messages": "", "answer": "", "report": ""}
+        turn_id = int((await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one())
+        if self.sealer.active:
+            sealed = self.sealer.sealed(private, turn_id)
+            await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**sealed))
+        return turn_id
 
     async def _insert_blocks(self, c: AsyncConnection, scope: Scope, blocks: Sequence[NewBlock], turn_id: int) -> None:
         fresh = [

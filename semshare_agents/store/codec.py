@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
-from semshare_agents.errors import CorruptBlockError, StoreError
+from semshare_agents.errors import CorruptBlockError, DamagedSealError, SealedError, StoreError
+from semshare_agents.sealing import MAGIC, Sealer
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packed, packing_of
 
@@ -50,24 +51,29 @@ def encode(info: BlockInfo, packed: Packed) -> bytes:
     return content
 
 
-def decode(path: Path, info: BlockInfo) -> Packed:
-    """Read a block and prove that it is the one asked for. Its parts are mapped from the file, not copied.
+def decode(path: Path, info: BlockInfo, sealer: Sealer | None = None) -> Packed:
+    """Read a block and prove that it is the one asked for. Its parts are mapped from a file that is not encrypted.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or is encrypted with a key that is not given.
         CorruptBlockError: the file is damaged, truncated, another block's, or of a format or packing that this
             version does not read.
     """
     try:
-        with safe_open(path, framework="pt") as f:
-            metadata: dict[str, str] = dict(f.metadata() or {})
-            parts: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        metadata, parts = _read(path, info, sealer or Sealer())
     except FileNotFoundError:
         raise
     except OSError as e:
         raise StoreError(f"{path.name} cannot be read: {e.strerror}") from e
+    except DamagedSealError as e:
+        raise CorruptBlockError(f"{path.name}: {e}") from e
+    except SealedError as e:
+        raise StoreError(f"{path.name}: {e}") from e
     except (SafetensorError, ValueError, RuntimeError) as e:
+        # It may have been removed between its opening and its mapping.
+        if not path.exists():
+            raise FileNotFoundError(path) from e
         raise CorruptBlockError(f"{path.name} is not a readable block: {e}") from e
     if metadata.get("format") != FORMAT:
         raise CorruptBlockError(f"{path.name} has format {metadata.get('format')!r}, this version reads {FORMAT}")
@@ -79,6 +85,24 @@ def decode(path: Path, info: BlockInfo) -> Packed:
         return _packed(metadata, parts, info)
     except LookupError as e:
         raise CorruptBlockError(f"{path.name} {e.args[0]}") from e
+
+
+def _read(path: Path, info: BlockInfo, sealer: Sealer) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """A file's metadata and parts, unproved."""
+    with path.open("rb") as file:
+        sealed = file.read(len(MAGIC)) == MAGIC
+        content = MAGIC + file.read() if sealed else b""
+    if not sealed:
+        with safe_open(path, framework="pt") as f:
+            return dict(f.metadata() or {}), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    plain = sealer.open(content, place(info))
+    header = json.loads(plain[8 : 8 + int.from_bytes(plain[:8], "little")])
+    return dict(header.get("__metadata__", {})), load(plain)
+
+
+def place(info: BlockInfo) -> str:
+    """What an encrypted block is bound to."""
+    return f"block|{info.key}|{info.fingerprint}|{info.tokens}"
 
 
 def _packed(metadata: Mapping[str, str], parts: Mapping[str, torch.Tensor], info: BlockInfo) -> Packed:

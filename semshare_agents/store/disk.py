@@ -13,6 +13,7 @@ import torch
 
 from semshare_agents import private
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
+from semshare_agents.sealing import OVERHEAD_BYTES, Sealer
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.packing import Packed, Packing, Raw
@@ -24,6 +25,7 @@ class DiskStore(BlockStore):
     Args:
         folder: Where the files go; created with mode 0700.
         packing: How blocks are packed; None keeps them as they are. What lies there is read however it is packed.
+        sealer: Encrypts files; None for one without keys. Files that are not encrypted are read all the same.
 
     Raises:
         StoreNotWritableError: the folder cannot be created or written.
@@ -32,8 +34,9 @@ class DiskStore(BlockStore):
     name = "disk"
     durable = True
 
-    def __init__(self, folder: Path, packing: Packing | None = None):
+    def __init__(self, folder: Path, packing: Packing | None = None, sealer: Sealer | None = None):
         self.packing = packing or Raw()
+        self._sealer = sealer or Sealer()
         self.folder = folder
         try:
             private.folder(folder)
@@ -50,7 +53,7 @@ class DiskStore(BlockStore):
 
     def size_bytes(self, packed: Packed) -> int:
         """See `BlockStore.size_bytes`."""
-        return codec.file_bytes(packed)
+        return codec.file_bytes(packed) + (OVERHEAD_BYTES if self._sealer.active else 0)
 
     def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
         """See `BlockStore.put`."""
@@ -60,7 +63,7 @@ class DiskStore(BlockStore):
             with suppress(FileNotFoundError):
                 return path.stat().st_size
             private.folder(path.parent)
-            content = codec.encode(info, self.packed(kv))
+            content = self._sealer.seal(codec.encode(info, self.packed(kv)), codec.place(info))
             with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
                 f.write(content)
                 f.flush()
@@ -76,7 +79,7 @@ class DiskStore(BlockStore):
     def get_packed(self, info: BlockInfo) -> Packed | None:
         """See `BlockStore.get_packed`; the parts are mapped from the file."""
         try:
-            return codec.decode(self.path(info.key), info)
+            return codec.decode(self.path(info.key), info, self._sealer)
         except FileNotFoundError:
             return None
 

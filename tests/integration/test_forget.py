@@ -31,7 +31,11 @@ def traces(home: Path, *texts: str) -> Iterator[str]:
         ids = tokenizer(t, add_special_tokens=False)["input_ids"]
         wanted[f"ids of {t}"] = b"".join(int(i).to_bytes(4, "little") for i in ids[:12])
         # Wherever blocks of 16 begin, one of these lies in one of them.
-        wanted |= {f"listed ids of {t[at:]}": ",".join(map(str, ids[at : at + 8])).encode() for at in range(9)}
+        wanted |= {
+            f"listed ids of {t[at:]}": ",".join(map(str, ids[at : at + 8])).encode()
+            for at in range(9)
+            if at + 8 <= len(ids)
+        }
     for path in sorted(p for p in home.rglob("*") if p.is_file()):
         content = path.read_bytes()
         yield from (f"{path.name}: {what[:40]}" for what, raw in wanted.items() if raw in content)

@@ -171,9 +171,12 @@ TREE = {
     "RegistryError": "SemShareError",
     "RegistryUnavailableError": "RegistryError",
     "SchemaVersionError": "RegistryError",
+    "ForgottenError": "RegistryError",
     "StoreError": "SemShareError",
     "StoreNotWritableError": "StoreError",
     "CorruptBlockError": "StoreError",
+    "SealedError": "SemShareError",
+    "DamagedSealError": "SealedError",
     "ClosedError": "SemShareError",
 }
 
@@ -210,6 +213,7 @@ PUBLIC = [
     "PromptError",
     "RegistryError",
     "SchemaVersionError",
+    "SealedError",
     "SemShareError",
     "StoreError",
     "TemplateError",
