@@ -64,7 +64,7 @@ class Settings(BaseSettings):
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
     fidelity: Fidelity = Field(FAST, description="drift a turn may have: strict, balanced, fast, or a mean KL in nats")
-    strategy: str = Field("static", description="how semantic rows to recompute are chosen")
+    strategy: str = Field("question", description="how semantic rows to recompute are chosen")
     matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
     look_share: Share = Field(0.0, description="rows computed again, by attention, per token that moved text never saw")

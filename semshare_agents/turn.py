@@ -27,6 +27,7 @@ from semshare_agents.match.align import align, align_semantic, unmatched_regions
 from semshare_agents.match.facts import GUARDS, guarded
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.matchers import Matcher, along_path
+from semshare_agents.match.question import asked
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.match.words import TokenTexts
@@ -52,7 +53,7 @@ from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded
-from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Messages, Plan, Report, Reuse, Sampling, Scope
+from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Kind, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
 
@@ -349,6 +350,9 @@ class Turns:
                     self.similarity_threshold,
                     self.matcher,
                 )
+                if (alignment.kind == Kind.SEMANTIC).any():
+                    shares = await asyncio.to_thread(asked, prompt, question, self.texts)
+                    alignment = replace(alignment, asked=shares)
         guard = GUARDS[request.fidelity.like if self.fact_guard == "auto" else self.fact_guard]
         if guard is not None:
             with clock.stage("guard"):

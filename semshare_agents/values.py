@@ -184,6 +184,7 @@ class Alignment:
         similarity: Similarity of the semantic donor, 0.0 without one.
         doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
         refused: Why semantic matches were given up; empty otherwise.
+        asked: What each token's passage has in common with the question, shape `(tokens,)`; empty where nobody looked.
     """
 
     kind: NDArray[np.uint8]
@@ -194,6 +195,7 @@ class Alignment:
     similarity: float = 0.0
     doubtful: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     refused: str = ""
+    asked: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
     def empty(cls, tokens: int) -> Alignment:

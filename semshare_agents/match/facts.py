@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from semshare_agents.match.words import NEGATED, Text, TokenTexts, Word, read
+from semshare_agents.match.words import NEGATED, Text, TokenTexts, Word, read, topic, weights
 from semshare_agents.values import Alignment, Ints, Kind
 
 LIKE_WORDING = 0.5
@@ -123,12 +123,12 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
     if changed or semantic:
         spread = _Spread(text, reused, mask)
         part = 1.0 if semantic else MOVED_PART
-        weight = _weights(text)
+        weight = weights(text)
         if changed:
             mask[int(text.starts[asked]) :] = True
-            about = {w.stem for i in changed for w in _topic(text.inside(i, i + 1)) if _is_rare(w.stem, weight)}
+            about = {w.stem for i in changed for w in topic(text.inside(i, i + 1)) if _is_rare(w.stem, weight)}
             spread.take(range(changed[0] + 1, asked), about, weight, part * guard.mention_share)
-        wanted = {w.stem for w in _topic(question)}
+        wanted = {w.stem for w in topic(question)}
         begin = 0 if semantic else changed[0]
         spread.take(range(begin, asked), wanted, weight, part * guard.question_share, _kind_asked(question))
     return Doubt(np.flatnonzero(mask & reused), share)
@@ -271,17 +271,6 @@ def _in_order(these: Sequence[Word], those: Sequence[Word]) -> list[str]:
 
 
 # --- what depends on it
-
-
-def _topic(words: Iterable[Word]) -> list[Word]:
-    return [w for w in words if not w.common and w.text != NEGATED]
-
-
-def _weights(text: Text) -> dict[str, float]:
-    """Log inverse passage frequency of each stem."""
-    count = len(text.starts) - 1
-    seen = Counter(stem for i in range(count) for stem in {w.stem for w in text.inside(i, i + 1)})
-    return {stem: math.log((count + 1) / n) for stem, n in seen.items()}
 
 
 def _is_rare(stem: str, weight: dict[str, float]) -> bool:

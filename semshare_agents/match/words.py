@@ -6,7 +6,10 @@ currencies. Number words, dates, units and polarity are short closed lists.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -145,6 +148,18 @@ class Text:
     def inside(self, first: int, end: int) -> tuple[Word, ...]:
         """Words of the passages `first` to `end`, the last one not included."""
         return self.words[int(self.of_passage[first]) : int(self.of_passage[end])]
+
+
+def topic(words: Iterable[Word]) -> list[Word]:
+    """Those words that say what a text is about."""
+    return [w for w in words if not w.common and w.text != NEGATED]
+
+
+def weights(text: Text) -> dict[str, float]:
+    """Log inverse passage frequency of each stem."""
+    count = len(text.starts) - 1
+    seen = Counter(stem for i in range(count) for stem in {w.stem for w in text.inside(i, i + 1)})
+    return {stem: math.log((count + 1) / n) for stem, n in seen.items()}
 
 
 def read(pieces: list[str]) -> Text:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.look import VIEWERS, look_at_moved
-from semshare_agents.reuse.strategies import Choice, SelectionStrategy
+from semshare_agents.reuse.strategies import Candidates, Choice, SelectionStrategy
 from semshare_agents.values import Alignment, Ints, Kind, Look, Plan
 
 COHERENT_TOKENS = 64
@@ -67,14 +67,17 @@ def make_plan(
     if not (alignment.kind != Kind.COMPUTED).any():
         return cold_plan(tokens, _nothing_found(alignment), cold_seconds)
     required = required_rows(alignment, settings.head_tokens, settings.tail_tokens)
-    candidates = np.flatnonzero((alignment.kind == Kind.SEMANTIC) & ~required)
-    choice = strategy.choose(candidates, alignment.distance[candidates], settings.semantic_share, layers)
+    free = np.flatnonzero((alignment.kind == Kind.SEMANTIC) & ~required)
+    asked = alignment.asked if len(alignment.asked) else np.zeros(tokens, np.float32)
+    candidates = Candidates(free, alignment.distance[free], asked[free])
+    choice = strategy.choose(candidates, settings.semantic_share, layers)
     wanted = required.copy()
     wanted[choice.rows] = True
     rows = np.flatnonzero(wanted)
     loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
     share = layer_share(choice, len(candidates), len(rows), layers)
-    looks = _looks(alignment, settings.look_share, rows, candidates, choice)
+    look = look_at_moved(alignment, settings.look_share, rows) if settings.look_share > 0 else None
+    looks = () if look is None else (look,)
     seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
     seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks)
     if seconds * settings.min_gain > cold_seconds:
@@ -89,14 +92,6 @@ def make_plan(
         required=np.flatnonzero(required),
         looks=looks,
     )
-
-
-def _looks(alignment: Alignment, share: float, rows: Ints, candidates: Ints, choice: Choice) -> tuple[Look, ...]:
-    looks = []
-    if choice.look_rows:
-        looks.append(Look(candidates, choice.look_weight, min(choice.look_rows, len(candidates))))
-    moved = look_at_moved(alignment, share, rows) if share > 0 else None
-    return (*looks, moved) if moved is not None else tuple(looks)
 
 
 def _typical(look: Look, tokens: int) -> Ints:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.reuse.strategies import STRATEGIES
+from semshare_agents.reuse.strategies import STRATEGIES, Candidates
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_frontier_writes_figures_table_and_plots(pairs: Path, model: Path, tmp_p
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--strategies", "static,best"), "unknown strategy best; known: static"),
+        (("--strategies", "static,best"), "unknown strategy best; known: question, static, deviation"),
         (("--shares", "0.1,2"), "shares must lie between 0 and 1"),
         (("--shares", "much"), "shares must be numbers"),
         (("--kind", "none-such"), "no pairs of the kinds asked for"),
@@ -161,11 +161,12 @@ def test_the_documented_strategy_runs(pairs: Path, model: Path, tmp_path: Path) 
         candidates = np.sort(rng.permutation(500)[:203])
         distance = rng.random(203).astype(np.float32)
         distance[32:64] += 2.0
-        rows = strategy.choose(candidates, distance, 0.1, 4).rows
+        rows = strategy.choose(Candidates(candidates, distance, distance), 0.1, 4).rows
         assert len(rows) == 20
         assert (np.diff(rows) > 0).all()
         assert np.isin(rows, candidates[30:66]).all()
-        assert not len(strategy.choose(candidates[:0], distance[:0], 0.5, 4).rows)
+        nothing = Candidates(candidates[:0], distance[:0], distance[:0])
+        assert not len(strategy.choose(nothing, 0.5, 4).rows)
         result = frontier(pairs, model, tmp_path, "--strategies", "passages,static", "--shares", "0.2")
         assert result.exit_code == 0, result.output
         points = json.loads((tmp_path / "out" / "frontier.json").read_text())["summary"]["points"]

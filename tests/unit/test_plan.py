@@ -11,7 +11,7 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
-from semshare_agents.reuse.strategies import STRATEGIES, Deviation, Static, make_strategy
+from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy
 from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan
 from tests import tiny
 
@@ -76,7 +76,7 @@ def test_semantic_rows_are_spent_on_the_furthest() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_the_static_strategy_keeps_its_budget(share: float) -> None:
     candidates, far = np.arange(50, 150), np.random.default_rng(0).random(100).astype(np.float32)
-    choice = Static().choose(candidates, far, share, 12)
+    choice = Static().choose(Candidates(candidates, far, far), share, 12)
     assert len(choice.rows) == round(share * 100)
     assert (np.diff(choice.rows) > 0).all()
     assert choice.layer_shares == ()
@@ -85,9 +85,41 @@ def test_the_static_strategy_keeps_its_budget(share: float) -> None:
         assert far[choice.rows - 50].min() >= far[left - 50].max()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.25, 1.0])
+def test_half_of_the_questions_strategy_goes_to_what_is_asked_for(share: float) -> None:
+    rng = np.random.default_rng(1)
+    candidates, far = np.arange(50, 250), rng.random(200).astype(np.float32)
+    asked = np.zeros(200, np.float32)
+    asked[20:50], asked[90:100] = 1.5, 4.0
+    choice = Question().choose(Candidates(candidates, far, asked), share, 12)
+    budget = round(share * 200)
+    assert len(choice.rows) == budget
+    assert (np.diff(choice.rows) > 0).all()
+    likeliest = [*range(140, 150), *range(70, 100)]
+    assert np.isin(likeliest[: round(budget / 2)], choice.rows).all()
+
+
+def test_rows_that_nobody_asks_for_are_late_or_far() -> None:
+    rows, none = np.arange(100), np.zeros(100, np.float32)
+    late = Question().choose(Candidates(rows, np.full(100, 0.2, np.float32), none), 0.1, 12)
+    assert late.rows.tolist() == list(range(90, 100))
+    far = np.where(rows == 40, 0.45, 0.01).astype(np.float32)
+    assert 40 in Question().choose(Candidates(rows, far, none), 0.1, 12).rows
+
+
+def test_a_plan_tells_its_strategy_what_is_asked_for() -> None:
+    found = aligned((0, 10, Kind.EXACT, 0, 0), (10, 190, Kind.SEMANTIC, 0, 10))
+    asked = np.zeros(TOKENS, np.float32)
+    asked[30:36] = 1.0
+    rows = plan(replace(found, asked=asked), strategy="question", head_tokens=0).rows
+    assert np.isin(range(30, 36), rows).all()
+    assert not np.isin(range(30, 36), plan(found, strategy="question", head_tokens=0).rows).any()
+
+
 @pytest.mark.parametrize("layers", [3, 12, 30])
 def test_the_papers_strategy_computes_more_rows_in_shallow_layers(layers: int) -> None:
-    choice = Deviation().choose(np.arange(100), np.zeros(100, np.float32), 0.1, layers)
+    none = np.zeros(100, np.float32)
+    choice = Deviation().choose(Candidates(np.arange(100), none, none), 0.1, layers)
     shares = choice.layer_shares
     assert len(shares) == layers
     assert choice.rows.tolist() == list(range(100))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.reuse.strategies.base import Choice, SelectionStrategy
+from semshare_agents.reuse.strategies.base import Candidates, Choice, SelectionStrategy
 from semshare_agents.reuse.strategies.deviation import Deviation
-from semshare_agents.reuse.strategies.look import Looking
+from semshare_agents.reuse.strategies.question import Question
 from semshare_agents.reuse.strategies.static import Static
 
-STRATEGIES: dict[str, type[SelectionStrategy]] = {"static": Static, "deviation": Deviation, "look": Looking}
+STRATEGIES: dict[str, type[SelectionStrategy]] = {s.name: s for s in (Question, Static, Deviation)}
 
 
 def make_strategy(name: str) -> SelectionStrategy:
@@ -23,4 +23,13 @@ def make_strategy(name: str) -> SelectionStrategy:
         raise ConfigurationError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}") from None
 
 
-__all__ = ["STRATEGIES", "Choice", "Deviation", "Looking", "SelectionStrategy", "Static", "make_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Candidates",
+    "Choice",
+    "Deviation",
+    "Question",
+    "SelectionStrategy",
+    "Static",
+    "make_strategy",
+]

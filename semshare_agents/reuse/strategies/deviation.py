@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from semshare_agents.reuse.strategies.base import Choice, SelectionStrategy
-from semshare_agents.values import Floats, Ints
+from semshare_agents.reuse.strategies.base import Candidates, Choice, SelectionStrategy
 
 CHECK_LAYER = 1
 DECAY_SPAN = 5.0
@@ -20,10 +19,10 @@ class Deviation(SelectionStrategy):
 
     name = "deviation"
 
-    def choose(self, candidates: Ints, distance: Floats, share: float, layers: int) -> Choice:
+    def choose(self, candidates: Candidates, share: float, layers: int) -> Choice:
         """See `SelectionStrategy.choose`."""
         above = max(1, layers - CHECK_LAYER - 1)
         decay = np.exp(-np.log(DECAY_SPAN) * np.arange(above) / max(1, above - 1))
         shares = np.minimum(1.0, decay * share / decay.mean())
         full = (1.0,) * (CHECK_LAYER + 1)
-        return Choice(candidates, CHECK_LAYER, (full + tuple(float(s) for s in shares))[:layers])
+        return Choice(candidates.rows, CHECK_LAYER, (full + tuple(float(s) for s in shares))[:layers])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from semshare_agents.reuse.strategies.base import Choice, SelectionStrategy
-from semshare_agents.values import Floats, Ints
+from semshare_agents.reuse.strategies.base import Candidates, Choice, SelectionStrategy
 
 
 class Static(SelectionStrategy):
@@ -13,8 +12,8 @@ class Static(SelectionStrategy):
 
     name = "static"
 
-    def choose(self, candidates: Ints, distance: Floats, share: float, layers: int) -> Choice:
+    def choose(self, candidates: Candidates, share: float, layers: int) -> Choice:
         """See `SelectionStrategy.choose`."""
         budget = round(share * len(candidates))
-        furthest = np.argsort(-distance, kind="stable")[:budget]
-        return Choice(np.sort(candidates[furthest]))
+        furthest = np.argsort(-candidates.distance, kind="stable")[:budget]
+        return Choice(np.sort(candidates.rows[furthest]))
