@@ -8,8 +8,8 @@ from semshare_agents.reuse.strategies.base import Candidates, Choice, SelectionS
 
 QUESTION_PART = 0.5
 """Most of the budget that goes to passages which share words with the question."""
-EARLY_WEIGHT = 0.1
-"""What the distance of the first candidate counts beside that of the last one."""
+EARLY_WEIGHT = 0.05
+"""What the distance of the first candidate counts beside that of the last one, about; between them it grows squared."""
 
 
 class Question(SelectionStrategy):
@@ -27,7 +27,7 @@ class Question(SelectionStrategy):
         likeliest = np.argsort(-candidates.asked, kind="stable")[: round(QUESTION_PART * budget)]
         picked = np.zeros(len(candidates), np.bool_)
         picked[likeliest[candidates.asked[likeliest] > 0]] = True
-        place = np.linspace(EARLY_WEIGHT, 1.0, len(candidates))
+        place = EARLY_WEIGHT + np.linspace(0.0, 1.0, len(candidates)) ** 2
         drift = np.where(picked, -1.0, candidates.distance * place)
         picked[np.argsort(-drift, kind="stable")[: budget - int(picked.sum())]] = True
         return Choice(candidates.rows[picked])
