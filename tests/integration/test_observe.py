@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import REASONS, Metrics, reason_word
@@ -26,6 +27,7 @@ from tests.serving import serving
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
+SERVER_DOCS = DASHBOARD.with_name("server.md")
 SECRET = tiny.words(30, seed=1)
 
 
@@ -134,12 +136,31 @@ async def test_log_lines_are_json_without_text_by_default(open_llm: OpenLLM, wit
     assert (SECRET in stream.getvalue()) is with_text
 
 
-def test_dashboard_asks_for_metrics_that_exist() -> None:
+async def test_dashboard_and_docs_know_the_metrics_there_are(open_llm: OpenLLM) -> None:
+    """Dashboard and docs against a server's own scrape: names, and the labels by which the dashboard sums."""
+    llm = await open_llm(memory_bytes=300_000)
+    async with serving(llm) as url, httpx.AsyncClient(base_url=url) as http:
+        for seed in range(4):
+            await llm.generate([tiny.user(tiny.words(40, seed=seed))])
+        for observer in llm.observers:
+            observer.drift(DriftSample(1, "moved", 0.02, 0.9, 5))
+        await http.get("/metrics")
+        families = list(text_string_to_metric_families((await http.get("/metrics")).text))
+    labels = {s.name: set(s.labels) for family in families for s in family.samples if not s.name.endswith("_created")}
     dashboard = json.loads(DASHBOARD.read_text())
-    asked = {name for p in dashboard["panels"] for x in p["targets"] for name in re.findall(r"semshare_\w+", x["expr"])}
-    known = {m.name for m in Metrics().registry.collect()}
-    ends = ("_total", "_bucket", "_sum", "_count")
+    asked = [x["expr"] for p in dashboard["panels"] for x in p["targets"]]
     assert asked
-    for name in asked:
-        stem = next((name.removesuffix(end) for end in ends if name.endswith(end)), name)
-        assert stem in known | {"semshare_requests", "semshare_requests_running", "semshare_requests_waiting"}, name
+    for expression in asked:
+        names = re.findall(r"semshare_\w+", expression)
+        assert names
+        assert set(names) <= set(labels), expression
+        for by in re.findall(r"by \(([^)]*)\)", expression):
+            assert {word.strip() for word in by.split(",")} <= labels[names[0]], expression
+    rows = re.findall(r"^\| (`semshare_.*?) \| (.*?) \|", SERVER_DOCS.read_text(), re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", marks)) for names, marks in rows for name in re.findall(r"`(\w+)`", names)}
+    ends = {"counter": "_total", "histogram": "", "gauge": ""}
+    there = {f"{f.name}{ends[f.type]}": f for f in families if not f.name.endswith("_created")}
+    assert set(told) == set(there)
+    for name, family in there.items():
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == told[name], name
