@@ -23,14 +23,14 @@ from semshare_agents.errors import (
     SemShareError,
     StoreNotWritableError,
 )
-from semshare_agents.evict import EvictionPolicy, make_policy
+from semshare_agents.evict import EvictionPolicy, PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.registry import DriftSample, Forgotten, Registry
-from semshare_agents.remember import Kept, keep, make_durable, remember
+from semshare_agents.remember import Kept, keep, make_durable, record_departures, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel, measured
@@ -40,9 +40,9 @@ from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.sealing import Sealer, make_sealer
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.steering import wanted, without_template
-from semshare_agents.store import DeviceStore, DiskStore, MemoryStore, Tier, Tiers
+from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.packing import Packing, make_packing
-from semshare_agents.store.tiers import Leases
+from semshare_agents.store.tiers import Leases, Limits, Owner
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
 from semshare_agents.values import CallPart, Fidelity, Generation, Messages, Piece, Reuse, Sampling, ToolCall, Usage
@@ -106,7 +106,8 @@ class SemShareLLM:
         settings = self.settings
         matcher = make_matcher(settings.matching)
         strategy = make_strategy(settings.strategy)
-        policies = {tier: make_policy(name) for tier, name in settings.evictions.items()}
+        options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
+        policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
         leases, packing, sealer = Leases(), make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
         tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases, sealer), leases))
         try:
@@ -126,6 +127,9 @@ class SemShareLLM:
                 fcntl.flock(alive, fcntl.LOCK_SH)
                 model = self._given or await self._on_compute(self._load)
                 cost = await self._on_compute(self._measure, model)
+                if cost is not None:
+                    tiers.seconds = cost.block_seconds
+                await self._hold_to_limits(registry, tiers)
                 calibration = await asyncio.to_thread(calibration_for, settings.home, model.fingerprint)
             except BaseException:
                 await registry.close()
@@ -201,16 +205,11 @@ class SemShareLLM:
         return CostModel(speeds, rows.token_bytes)
 
     async def _clean(self, registry: Registry, tiers: Tiers, alone: bool) -> None:
-        """Take over or forget what processes that ended had in RAM, and what a lowered budget no longer holds.
+        """Take over or forget what processes that ended had in RAM.
 
         On SQLite a shared lock says that a process lives, and whoever gets it exclusively is alone. A server knows by
         its own locks who lives.
         """
-        for tier in tiers.tiers:
-            victims = tier.trim()
-            await asyncio.to_thread(tier.forget, victims)
-            gone = [key for key in victims if not tiers.anywhere(key)]
-            await registry.drop_blocks(gone, "evict", f"the budget of {tier.name} was lowered")
         if alone and await registry.unerased():
             # Whoever forgot was interrupted.
             await asyncio.to_thread(tiers.forget, await registry.forgotten_keys())
@@ -221,6 +220,16 @@ class SemShareLLM:
         await registry.made_durable([k for k in ended if durable is not None and k in durable])
         rest = [k for k in ended if durable is None or k not in durable]
         await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
+
+    @staticmethod
+    async def _hold_to_limits(registry: Registry, tiers: Tiers) -> None:
+        """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold."""
+        for block in await registry.kept_blocks():
+            use = Owner(block.tenant, block.session).use(block.used_at)
+            for tier in tiers.tiers:
+                tier.describe(block.key, block.start, block.length, block.tenant, tiers.seconds, use)
+        await asyncio.to_thread(tiers.trim)
+        await record_departures(registry, tiers, tiers.departures())
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""
@@ -390,7 +399,7 @@ class SemShareLLM:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         if self._repairer is not None and stored.repairable:
-            self._repairer.add(Job(prefilled.scope, stored.turn_id))
+            self._repairer.add(Job(prefilled.scope, stored.turn_id, prefilled.request.session))
         if self._guard is not None and answer.logits:
             self._guard.add(prefilled, answer, stored.turn_id)
         return stored.turn_id
@@ -510,14 +519,19 @@ def _generation(
 def _make_tiers(
     settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases, sealer: Sealer
 ) -> list[Tier]:
+    limits = Limits(settings.high_watermark, settings.low_watermark, settings.tenant_bytes)
+
+    def tier(store: BlockStore, budget_bytes: int) -> Tier:
+        return Tier(store, budget_bytes, policies[store.name], leases, limits)
+
     tiers: list[Tier] = []
     if settings.device_bytes:
         device = "cuda" if settings.device == "auto" else settings.device
-        tiers.append(Tier(DeviceStore(device, packing), settings.device_bytes, policies["device"], leases))
+        tiers.append(tier(DeviceStore(device, packing), settings.device_bytes))
     if settings.memory_bytes:
-        tiers.append(Tier(MemoryStore(packing=packing), settings.memory_bytes, policies["memory"], leases))
+        tiers.append(tier(MemoryStore(packing=packing), settings.memory_bytes))
     if settings.disk_bytes:
-        tiers.append(Tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes, policies["disk"], leases))
+        tiers.append(tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes))
     return tiers
 
 

@@ -21,10 +21,11 @@ from semshare_agents.match.names import NamedBlock
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
-from semshare_agents.registry import NewBlock, NewTurn
+from semshare_agents.registry import NewBlock, NewTurn, Registry
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.content import describe
 from semshare_agents.store.packing import Packed
+from semshare_agents.store.tiers import NO_OWNER, Departure, Owner, Tiers
 from semshare_agents.turn import Answer, Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind, Scope
 
@@ -40,12 +41,14 @@ class Stored:
         unwritten: Blocks that only this process has.
         superseded: Pairs of keys `(short block, longer block that takes its place)`.
         repairable: Whether some of its KV is approximate and all of it was kept.
+        owner: Whose it is.
     """
 
     turn_id: int
     unwritten: tuple[tuple[NewBlock, Packed], ...]
     superseded: tuple[tuple[str, str], ...] = ()
     repairable: bool = False
+    owner: Owner = NO_OWNER
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
         return Kept()
     tokens = run.tokens.copy()
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
-    kept, lost = await asyncio.to_thread(keep_blocks, turns, prefilled.scope, run, blocks)
-    await drop_evicted(turns, lost, "no tier had room")
+    owner = owner_of(prefilled)
+    kept = await asyncio.to_thread(keep_blocks, turns, prefilled.scope, run, blocks, owner)
+    await settle_departures(turns)
     return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
 
 
@@ -115,7 +119,13 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
         unwritten,
         tuple(pair for pair in kept.superseded if pair[1] in present),
         repairable=exact < len(tokens) and _unbroken(registered, len(tokens)),
+        owner=owner_of(prefilled),
     )
+
+
+def owner_of(prefilled: Prefilled) -> Owner:
+    """Whose blocks a turn brings."""
+    return Owner(prefilled.scope.tenant, prefilled.request.session or "")
 
 
 def _unbroken(blocks: Sequence[NewBlock], tokens: int) -> bool:
@@ -133,22 +143,48 @@ async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[s
     """Returns the keys of replaced blocks."""
     if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
-            written, lost = await asyncio.to_thread(_write, turns, fingerprint, stored)
-        # Room in RAM may have been needed before a file was written; its row is gone then.
+            written = await asyncio.to_thread(_write, turns, fingerprint, stored)
+        # Room may have been needed before a file was written; its row is gone then.
         unnamed = await turns.registry.made_durable(written)
         await asyncio.to_thread(turns.tiers.forget, unnamed)
-        await drop_evicted(turns, lost, "no room on disk")
+    await asyncio.to_thread(turns.tiers.sweep)
+    await settle_departures(turns)
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
     nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
-    await drop_evicted(turns, nowhere, "no tier had room")
+    await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
     return [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
 
 
-async def drop_evicted(turns: Turns, keys: Sequence[str], why: str) -> None:
-    """Forget blocks that had to make room, and files of them that were finished just then."""
-    if keys:
-        await turns.registry.drop_blocks(keys, "evict", why)
-        await asyncio.to_thread(turns.tiers.forget, keys)
+async def settle_departures(turns: Turns) -> None:
+    """Put on record what tiers let go; rows of what is nowhere any more go, and files of it that were finished late."""
+    departures = turns.tiers.departures()
+    lost = await record_departures(turns.registry, turns.tiers, departures)
+    await asyncio.to_thread(turns.tiers.forget, lost)
+
+
+async def record_departures(registry: Registry, tiers: Tiers, departures: Sequence[Departure]) -> list[str]:
+    """One event for each tier and reason: `evict` for blocks that are gone, `demote` for those that a tier still has.
+
+    Returns:
+        Keys of blocks that are gone.
+
+    Raises:
+        RegistryError: the database cannot be written.
+    """
+    gone: dict[str, list[str]] = {}
+    demoted: dict[str, dict[str, int]] = {}
+    for left in departures:
+        why = f"{left.tier}: {left.reason}"
+        if tiers.anywhere(left.key):
+            demoted.setdefault(why, {})[left.key] = left.entry.tokens
+        else:
+            gone.setdefault(why, []).append(left.key)
+    for why, keys in gone.items():
+        await registry.drop_blocks(list(dict.fromkeys(keys)), "evict", why)
+    durable = tiers.durable
+    for why, tokens in demoted.items():
+        await registry.demoted([k for k in tokens if durable is not None and k in durable], sum(tokens.values()), why)
+    return [key for keys in gone.values() for key in keys]
 
 
 async def retire(turns: Turns, keys: Sequence[str]) -> None:
@@ -160,38 +196,37 @@ async def retire(turns: Turns, keys: Sequence[str]) -> None:
             await asyncio.to_thread(turns.tiers.forget, keys)
 
 
-def _write(turns: Turns, fingerprint: str, stored: Stored) -> tuple[list[str], list[str]]:
+def _write(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:
     """Write what waits and what is new; where one block cannot be written, the rest waits for the next turn."""
     written: list[str] = []
-    lost: list[str] = []
-    new = [(BlockInfo(b.key, fingerprint, b.length), b.start, kv) for b, kv in stored.unwritten]
+    new = [(BlockInfo(b.key, fingerprint, b.length), b.start, stored.owner, kv) for b, kv in stored.unwritten]
     failed = False
-    for info, depth, kv in [*_waiting(turns), *new]:
+    for info, depth, owner, kv in [*_waiting(turns), *new]:
+        kept = False
         if not failed:
             try:
-                kept, gone = turns.tiers.keep_durable(info, kv, depth)
+                kept = turns.tiers.keep_durable(info, kv, depth, owner)
             except StoreError as e:
                 log.warning("blocks stay in memory until they can be written: %s", e)
                 failed = True
         if failed:
-            turns.unwritten[info.key] = (info, depth)
+            turns.unwritten[info.key] = (info, depth, owner)
             continue
         turns.unwritten.pop(info.key, None)
-        lost += gone
         if kept:
             written.append(info.key)
-    return written, lost
+    return written
 
 
-def _waiting(turns: Turns) -> list[tuple[BlockInfo, int, Packed]]:
+def _waiting(turns: Turns) -> list[tuple[BlockInfo, int, Owner, Packed]]:
     """Blocks that could not be written before and are still in RAM; the others are forgotten."""
-    found: list[tuple[BlockInfo, int, Packed]] = []
-    for key, (info, depth) in list(turns.unwritten.items()):
+    found: list[tuple[BlockInfo, int, Owner, Packed]] = []
+    for key, (info, depth, owner) in list(turns.unwritten.items()):
         kv = turns.tiers.fast.store.get_packed(info) if turns.tiers.fast is not None else None
         if kv is None:
             del turns.unwritten[key]
         else:
-            found.append((info, depth, kv))
+            found.append((info, depth, owner, kv))
     return found
 
 
@@ -287,8 +322,8 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
 
 
 def keep_blocks(
-    turns: Turns, scope: Scope, run: RowRun, blocks: Sequence[NewBlock]
-) -> tuple[list[tuple[NewBlock, Packed | None]], list[str]]:
+    turns: Turns, scope: Scope, run: RowRun, blocks: Sequence[NewBlock], owner: Owner
+) -> list[tuple[NewBlock, Packed | None]]:
     """Copy new blocks out of a buffer into the fastest tier with room; deepest first, so that heads count as used last.
 
     Args:
@@ -296,12 +331,12 @@ def keep_blocks(
         scope: Tenant and model.
         run: Has their KV.
         blocks: What to keep; those that are known already stay as they are.
+        owner: Whose they are.
 
     Returns:
-        The blocks that are kept, with their KV where a file is still to be written; and evicted keys that are nowhere.
+        The blocks that are kept, with their KV where a file is still to be written.
     """
     kept: list[tuple[NewBlock, Packed | None]] = []
-    lost: list[str] = []
     contents = describe(scope, run.tokens, [(b.start, b.length) for b in blocks], run.exact)
     for block, content in zip(reversed(blocks), reversed(contents), strict=True):
         if block.known:
@@ -311,22 +346,16 @@ def keep_blocks(
         kv = replace(kv, content=content.text())
         block = replace(block, size_bytes=kv.nbytes)
         info = BlockInfo(block.key, scope.fingerprint, block.length)
-        done, gone = turns.tiers.keep_fast(info, kv, block.start)
-        lost += gone
-        if done:
-            fast = turns.tiers.fast
-            copy = fast.get(info) if fast is not None else None
-            kept.append((block, kv.copy() if copy is None else copy))
-            continue
         try:
-            done, gone = turns.tiers.keep_durable(info, kv, block.start)
+            if turns.tiers.keep_fast(info, kv, block.start, owner):
+                fast = turns.tiers.fast
+                copy = fast.get(info) if fast is not None else None
+                kept.append((block, kv.copy() if copy is None else copy))
+            elif turns.tiers.keep_durable(info, kv, block.start, owner):
+                kept.append((replace(block, durable=True), None))
         except StoreError as e:
             log.warning("a block is not kept: %s", e)
-            continue
-        lost += gone
-        if done:
-            kept.append((replace(block, durable=True), None))
-    return kept[::-1], lost
+    return kept[::-1]
 
 
 def _bands(turns: Turns, prefilled: Prefilled, tokens: Ints) -> list[int]:

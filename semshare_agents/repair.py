@@ -23,8 +23,9 @@ from semshare_agents.match.align import align
 from semshare_agents.match.find import find
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import RowRun
-from semshare_agents.remember import Stored, drop_evicted, keep_blocks, make_durable, new_block, retire
+from semshare_agents.remember import Stored, keep_blocks, make_durable, new_block, retire, settle_departures
 from semshare_agents.reuse.assemble import assemble, fills, infos
+from semshare_agents.store.tiers import Owner
 from semshare_agents.turn import Turns
 from semshare_agents.values import Ints, Kind, Reuse, Scope
 
@@ -42,6 +43,7 @@ class Job:
 
     scope: Scope
     turn_id: int
+    session: str | None = None
 
 
 async def load_exact(turns: Turns, scope: Scope, tokens: Ints, run: RowRun) -> None:
@@ -137,8 +139,9 @@ class Repairer(IdleWork[Job]):
         found = await turns.registry.find_chain(scope, [b.chain.hex() for b, _ in done])
         twins = {chain: key for chain, (_, key) in found.items()}
         blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
-        kept, lost = await asyncio.to_thread(keep_blocks, turns, scope, run, blocks)
-        await drop_evicted(turns, lost, "no tier had room")
+        owner = Owner(scope.tenant, job.session or "")
+        kept = await asyncio.to_thread(keep_blocks, turns, scope, run, blocks, owner)
+        await settle_departures(turns)
         if len(kept) < len(blocks):
             log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
             await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
@@ -153,5 +156,5 @@ class Repairer(IdleWork[Job]):
             await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
             raise
         unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
-        await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten))
+        await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten, owner=owner))
         await retire(turns, unused)

@@ -56,10 +56,14 @@ class Settings(BaseSettings):
     memory_bytes: int = Field(4 * GIB, ge=0, description="KV budget in RAM; 0: no memory tier")
     disk_bytes: int = Field(20 * GIB, ge=0, description="KV budget on disk; 0: KV does not outlive the process")
     kv_codec: str = Field("raw", description="how stored KV is packed: raw, int8 or k5v4")
-    eviction: str = Field("lru", description="eviction policy: lru, lfu, fifo or slru")
+    eviction: str = Field("lru", description="eviction policy: lru, lfu, fifo, slru, ttl, gdsf or session")
     device_eviction: str | None = Field(None, description="that of the device tier; default: `eviction`")
     memory_eviction: str | None = Field(None, description="that of the memory tier; default: `eviction`")
     disk_eviction: str | None = Field(None, description="that of the disk tier; default: `eviction`")
+    ttl_seconds: float = Field(7 * 86400.0, gt=0.0, description="policy ttl: how long KV lives after its last use")
+    tenant_bytes: int | None = Field(None, gt=0, description="KV of one tenant that a tier may hold; default: no quota")
+    high_watermark: float = Field(0.98, gt=0.0, le=1.0, description="share of a budget above which room is made ahead")
+    low_watermark: float = Field(0.95, gt=0.0, le=1.0, description="share of a budget down to which room is made ahead")
     block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
@@ -118,6 +122,15 @@ class Settings(BaseSettings):
         twice = sorted({tenant for tenant in members if members.count(tenant) > 1})
         if twice or not all(self.pools):
             raise ValueError(f"a tenant may be in one pool, named and once: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _watermarks_agree(self) -> Self:
+        if self.low_watermark > self.high_watermark:
+            raise ValueError(
+                f"low_watermark {self.low_watermark:g} is above high_watermark {self.high_watermark:g}: "
+                "eviction starts above the high one and ends at the low one"
+            )
         return self
 
     @property

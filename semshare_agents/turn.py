@@ -52,7 +52,7 @@ from semshare_agents.steering import FREE, Steering, Wanted
 from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
-from semshare_agents.store.tiers import Loaded
+from semshare_agents.store.tiers import Loaded, Owner
 from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Kind, Messages, Plan, Report, Reuse, Sampling, Scope
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class Turns:
         repair: How much repair decoding carries.
         idle: Knows when nobody waits for the model.
         writing: Held while files of a turn are written or deleted; turns take it in their order.
-        unwritten: Blocks whose files could not be written yet, with their depth; tried again with the next turn's.
+        unwritten: Blocks whose files could not be written yet, with depth and owner; tried again with the next turn's.
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
         retention: What an answer is decoded on; None for all of its prompt's KV.
@@ -218,7 +218,7 @@ class Turns:
     repair: RepairRate
     idle: Idle = field(default_factory=Idle)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    unwritten: dict[str, tuple[BlockInfo, int]] = field(default_factory=dict)
+    unwritten: dict[str, tuple[BlockInfo, int, Owner]] = field(default_factory=dict)
     calibration: Calibration = DEFAULTS
     matcher: Matcher = along_path
     fact_guard: str = "auto"
@@ -402,7 +402,8 @@ class Turns:
                 parts = await asyncio.to_thread(fills, alignment, used_rows(plan, alignment))
                 wanted = infos(parts, scope, alignment)
                 with self.tiers.leases.hold([i.key for i in wanted]):
-                    loaded = await asyncio.to_thread(self.tiers.load, wanted)
+                    owner = Owner(scope.tenant, request.session or "")
+                    loaded = await asyncio.to_thread(self.tiers.load, wanted, owner)
                     if not loaded.missing:
                         mover = None if NO_ROTATION in request.ablations else self.model.support.mover
                         await self.on_compute(run, assemble, run.buffer, parts, loaded.kv, alignment, mover)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
-from semshare_agents.evict.base import Entry, EvictionPolicy
+from semshare_agents.evict.base import Entry, EvictionPolicy, Use
 
 
 class LFU(EvictionPolicy):
@@ -21,12 +21,12 @@ class LFU(EvictionPolicy):
         self._worth: dict[str, int] = {}
         self._by_worth: defaultdict[int, OrderedDict[str, None]] = defaultdict(OrderedDict)
 
-    def added(self, entry: Entry) -> None:
+    def added(self, entry: Entry, use: Use) -> None:
         """See `EvictionPolicy.added`."""
         self._uses.setdefault(entry.key, 0)
-        self.used(entry.key)
+        self.used(entry.key, use)
 
-    def used(self, key: str) -> None:
+    def used(self, key: str, use: Use) -> None:
         """See `EvictionPolicy.used`."""
         if key not in self._uses:
             return
@@ -51,7 +51,7 @@ class LFU(EvictionPolicy):
             if not self._by_worth[worth]:
                 del self._by_worth[worth]
 
-    def candidates(self) -> Iterator[str]:
+    def candidates(self, at: float) -> Iterator[str]:
         """See `EvictionPolicy.candidates`."""
         for worth in sorted(self._by_worth):
             yield from self._by_worth[worth]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from semshare_agents.evict.base import Entry, EvictionPolicy
+from semshare_agents.evict.base import Entry, EvictionPolicy, Use
 
 PROTECTED_SHARE = 0.8
 
@@ -21,14 +21,14 @@ class SLRU(EvictionPolicy):
         self._probation: OrderedDict[str, None] = OrderedDict()
         self._protected: OrderedDict[str, None] = OrderedDict()
 
-    def added(self, entry: Entry) -> None:
+    def added(self, entry: Entry, use: Use) -> None:
         """See `EvictionPolicy.added`."""
         if entry.key in self._probation or entry.key in self._protected:
-            self.used(entry.key)
+            self.used(entry.key, use)
         else:
             self._probation[entry.key] = None
 
-    def used(self, key: str) -> None:
+    def used(self, key: str, use: Use) -> None:
         """See `EvictionPolicy.used`."""
         if key in self._protected:
             self._protected.move_to_end(key)
@@ -44,7 +44,7 @@ class SLRU(EvictionPolicy):
         self._probation.pop(key, None)
         self._protected.pop(key, None)
 
-    def candidates(self) -> Iterator[str]:
+    def candidates(self, at: float) -> Iterator[str]:
         """See `EvictionPolicy.candidates`."""
         yield from self._probation
         yield from self._protected

@@ -26,6 +26,7 @@ from semshare_agents.registry.engine import make_engine, wrapped
 from semshare_agents.registry.finding import FindQueries
 from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
+from semshare_agents.registry.keeping import KeepQueries
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
 from semshare_agents.sealing import Sealer
@@ -41,7 +42,7 @@ OTHER_KEY = (
 )
 
 
-class Registry(FindQueries, ForgetQueries, WriteQueries, GuardQueries, CheckQueries, BrowseQueries):
+class Registry(FindQueries, ForgetQueries, WriteQueries, KeepQueries, GuardQueries, CheckQueries, BrowseQueries):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.

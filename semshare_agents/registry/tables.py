@@ -135,7 +135,7 @@ events = Table(
     Column("detail", Text, nullable=False),
     Index("events_by_turn", "turn_id"),
 )
-"""`kind` is exact, moved, semantic, cold, miss, evict, repair, narrow or widen."""
+"""`kind` is exact, moved, semantic, cold, miss, evict, demote, repair, narrow or widen."""
 
 guard_samples = Table(
     "guard_samples",

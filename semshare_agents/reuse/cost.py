@@ -128,6 +128,12 @@ class CostModel:
         disk = disk_tokens * self._token_bytes / self._disk_bytes_per_second
         return s.pass_seconds + compute * layer_share + load + disk
 
+    def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
+        """What computing a block in a full prefill takes longer than loading it; never less than 0."""
+        s = self._speeds
+        compute = tokens * s.cold_row_seconds + tokens * (depth + tokens / 2) * s.cold_pair_seconds
+        return max(0.0, compute - size_bytes / s.load_bytes_per_second)
+
     def pass_seconds(self, rows: Ints) -> float:
         """One pass over rows at the given positions, shape `(rows,)`."""
         s = self._speeds

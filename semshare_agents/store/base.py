@@ -87,6 +87,11 @@ class BlockStore(ABC):
     def delete(self, key: str) -> None:
         """Forget a block; unknown keys are ignored."""
 
+    def take(self, key: str) -> tuple[BlockInfo, Packed] | None:
+        """Forget a block and hand it over, where the store can do so without reading it again; else just forget it."""
+        self.delete(key)
+        return None
+
     @abstractmethod
     def entries(self) -> Iterator[tuple[str, int]]:
         """Key and bytes of every block, oldest first."""

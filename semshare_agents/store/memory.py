@@ -53,6 +53,11 @@ class MemoryStore(BlockStore):
         with self._lock:
             self._blocks.pop(key, None)
 
+    def take(self, key: str) -> tuple[BlockInfo, Packed] | None:
+        """See `BlockStore.take`."""
+        with self._lock:
+            return self._blocks.pop(key, None)
+
     def entries(self) -> Iterator[tuple[str, int]]:
         """See `BlockStore.entries`."""
         with self._lock:

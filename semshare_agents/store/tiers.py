@@ -1,182 +1,56 @@
-"""Tiers: stores with budgets, policies and leases, from fast to durable."""
+"""Tiers: from fast to durable, where blocks are put, found and handed down."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from threading import Lock
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 
 from semshare_agents.errors import CorruptBlockError, StoreError
-from semshare_agents.evict.base import Entry, EvictionPolicy
-from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.evict.base import Entry, Use
+from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packed, packing_of
+from semshare_agents.store.tier import Departure, Leases, Limits, Tier
+
+log = logging.getLogger(__name__)
 
 READERS = 4
 
 
-class Leases:
-    """Counts who uses which block; leased blocks are never evicted."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._count: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, keys: Iterable[str]) -> Iterator[None]:
-        """Lease blocks for the length of a `with` block."""
-        held = list(keys)
-        with self._lock:
-            self._count.update(held)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count.subtract(held)
-                self._count += Counter()  # drops keys whose count is back to zero
-
-    def __contains__(self, key: object) -> bool:
-        with self._lock:
-            return key in self._count
-
-
-class Tier:
-    """One store with its byte budget and eviction policy.
-
-    The budget holds at every moment: room is made before a block is put, and a block for which no room can be made
-    (everything else is leased, or it is larger than the budget) is refused.
-
-    Args:
-        store: Where blocks go.
-        budget_bytes: Most bytes it may hold; positive.
-        policy: Who goes first.
-        leases: Blocks in use.
+@dataclass(frozen=True)
+class Owner:
+    """Whose a block is.
 
     Attributes:
-        evicted: Blocks evicted so far, by reason.
-        evicted_bytes: Their bytes.
-        failures: What its store could not do so far: `write`, `read` or `damaged`.
+        tenant: The tenant.
+        session: The conversation; empty for a stateless call.
     """
 
-    def __init__(self, store: BlockStore, budget_bytes: int, policy: EvictionPolicy, leases: Leases):
-        self.store = store
-        self.budget_bytes = budget_bytes
-        self._policy = policy
-        self._leases = leases
-        self._lock = Lock()
-        self._sizes: dict[str, int] = {}
-        self._used_bytes = 0
-        self.evicted: Counter[str] = Counter()
-        self.evicted_bytes: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        for key, size in store.entries():
-            self._account(Entry(key, size))
+    tenant: str = ""
+    session: str = ""
 
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self.store.name
+    def use(self, at: float) -> Use:
+        """A use by this owner. Session names are a tenant's own."""
+        return Use(at, f"{len(self.tenant)}|{self.tenant}|{self.session}" if self.session else "")
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes accounted for."""
-        return self._used_bytes
 
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._sizes
-
-    def _account(self, entry: Entry) -> None:
-        self._sizes[entry.key] = entry.size_bytes
-        self._used_bytes += entry.size_bytes
-        self._policy.added(entry)
-
-    def reserve(self, entry: Entry) -> list[str] | None:
-        """Make room for a block and account for it.
-
-        Returns:
-            Keys that had to go (the caller deletes them), or None where there is no room for this one.
-        """
-        with self._lock:
-            if entry.key in self._sizes:
-                self._policy.used(entry.key)
-                return []
-            victims, missing = self._victims(self._used_bytes + entry.size_bytes - self.budget_bytes)
-            if missing > 0:
-                return None
-            self._evict(victims, "budget")
-            self._account(entry)
-            return victims
-
-    def _victims(self, missing_bytes: int) -> tuple[list[str], int]:
-        """The most dispensable blocks that free so many bytes, and how many bytes leases keep them from freeing."""
-        victims: list[str] = []
-        for key in self._policy.candidates():
-            if missing_bytes <= 0:
-                break
-            if key not in self._leases:
-                victims.append(key)
-                missing_bytes -= self._sizes[key]
-        return victims, missing_bytes
-
-    def _evict(self, victims: Iterable[str], reason: str) -> None:
-        for key in victims:
-            self.evicted[reason] += 1
-            self.evicted_bytes[reason] += self._sizes[key]
-            self._drop(key)
-
-    def _drop(self, key: str) -> None:
-        self._used_bytes -= self._sizes.pop(key, 0)
-        self._policy.removed(key)
-
-    def trim(self) -> list[str]:
-        """Drop from the books what exceeds the budget (after it was lowered); the caller deletes the keys returned."""
-        with self._lock:
-            victims, _ = self._victims(self._used_bytes - self.budget_bytes)
-            self._evict(victims, "lowered-budget")
-            return victims
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """Take blocks off the books and out of the store."""
-        for key in keys:
-            with self._lock:
-                self._drop(key)
-            self.store.delete(key)
-
-    def get(self, info: BlockInfo) -> Packed | None:
-        """The block as it is kept, or None; a block that is gone or damaged is forgotten.
-
-        Raises:
-            CorruptBlockError: it is damaged, or not what the registry takes it for.
-            StoreError: it cannot be read now.
-        """
-        try:
-            packed = self.store.get_packed(info)
-            if packed is not None and (problem := info.refuse(packed)):
-                raise CorruptBlockError(f"block {info.key} {problem}")
-        except CorruptBlockError:
-            self.failures["damaged"] += 1
-            self.forget([info.key])
-            raise
-        except StoreError:
-            self.failures["read"] += 1
-            raise
-        with self._lock:
-            if packed is None:
-                self._drop(info.key)
-            else:
-                self._policy.used(info.key)
-        return packed
+NO_OWNER = Owner()
 
 
 def _unpacked(packed: Packed) -> torch.Tensor:
     return packing_of(packed).unpack(packed)
+
+
+def _drained(waiting: deque[Departure]) -> Iterator[Departure]:
+    with suppress(IndexError):  # another thread may take the last one
+        while True:
+            yield waiting.popleft()
 
 
 @dataclass(frozen=True)
@@ -199,15 +73,24 @@ class Loaded:
 class Tiers:
     """All tiers, fastest first.
 
+    A block that a tier lets go moves to the next slower one, unless one below has it; one that is read from a slow tier
+    moves up, in the background.
+
     Args:
         tiers: At least one tier.
         leases: The leases their tiers respect.
+
+    Attributes:
+        seconds: What computing a block would take longer than loading it: `(depth, tokens, size_bytes)`.
     """
 
     def __init__(self, tiers: Sequence[Tier], leases: Leases):
         self.tiers = tuple(tiers)
         self.leases = leases
+        self.seconds: Callable[[int, int, int], float] = lambda depth, tokens, size_bytes: 0.0
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
+        self._rising: set[Future[None]] = set()
+        self._departures: deque[Departure] = deque()
 
     @property
     def durable(self) -> Tier | None:
@@ -219,7 +102,7 @@ class Tiers:
         """The fastest tier that does not outlive the process."""
         return next((t for t in self.tiers if not t.store.durable), None)
 
-    def load(self, infos: Sequence[BlockInfo]) -> Loaded:
+    def load(self, infos: Sequence[BlockInfo], owner: Owner = NO_OWNER) -> Loaded:
         """Read blocks from the fastest tier that has each of them. Damaged blocks are missing, never served."""
         fast = self.fast
         quick = {i.key: b for i in infos if fast is not None and (b := self._quick(fast, i)) is not None}
@@ -227,14 +110,21 @@ class Tiers:
         found: dict[str, torch.Tensor] = {}
         missing: dict[str, str] = {}
         unreadable: set[str] = set()
-        for info, (kv, reason, there) in zip(rest, self._readers.map(self._slow, rest), strict=True):
-            if kv is None:
-                missing[info.key] = reason
-                unreadable |= {info.key} if there else set()
+        rising: list[tuple[Tier, BlockInfo, Packed]] = []
+        for info, read in zip(rest, self._readers.map(self._slow, rest), strict=True):
+            if read.kv is None or read.packed is None or read.tier is None:
+                missing[info.key] = read.reason
+                unreadable |= {info.key} if read.there else set()
             else:
-                found[info.key] = kv
+                found[info.key] = read.kv
+                rising.append((read.tier, info, read.packed))
         slow = tuple(found)
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
+        # What comes first in a turn counts as used last: nothing after it is of use without it.
+        use = owner.use(time.time())
+        for tier in self.tiers:
+            tier.touch([i.key for i in reversed(infos) if i.key in found and i.key in tier], use)
+        self._rise(rising, use)
         return Loaded(found, missing, slow, frozenset(unreadable))
 
     @staticmethod
@@ -244,7 +134,7 @@ class Tiers:
         except StoreError:
             return None
 
-    def _slow(self, info: BlockInfo) -> tuple[torch.Tensor | None, str, bool]:
+    def _slow(self, info: BlockInfo) -> _Read:
         """A block, or why there is none and whether it may be there later."""
         reason, there = "gone from every tier", False
         for tier in self.tiers:
@@ -254,49 +144,101 @@ class Tiers:
                 reason, there = str(e), there or not isinstance(e, CorruptBlockError)
                 continue
             if packed is not None:
-                return _unpacked(packed), "", True
-        return None, reason, there
+                return _Read("", True, _unpacked(packed), packed, tier)
+        return _Read(reason, there)
 
-    def keep_fast(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> tuple[bool, list[str]]:
-        """Put a block into the first tier with room that does not outlive the process.
+    def _rise(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], use: Use) -> None:
+        """Copy blocks up, when what waits for them has them: deepest first, so that heads count as used last."""
+        if blocks and self.fast is not None:
+            task = self._readers.submit(self._promote, self.fast, blocks[::-1], use)
+            self._rising.add(task)
+            task.add_done_callback(self._rising.discard)
 
-        Returns:
-            Whether such a tier keeps it, and the evicted keys that no tier has any more.
-        """
-        for tier in self.tiers:
-            if not tier.store.durable and (victims := self._put(tier, info, kv, depth)) is not None:
-                return True, [key for key in victims if not self.anywhere(key)]
-        return False, []
+    def _promote(self, fast: Tier, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], use: Use) -> None:
+        for tier, info, packed in blocks:
+            entry = tier.entry(info.key)
+            if tier is fast or entry is None:
+                continue
+            try:
+                if self._put(fast, info, packed, entry, use) and info.key not in tier:
+                    fast.forget([info.key])  # forgotten meanwhile
+            except StoreError as e:
+                log.warning("a block stays on %s: %s", tier.name, e)
 
-    def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> tuple[bool, list[str]]:
-        """Put a block into the durable tier.
+    def settle(self) -> None:
+        """Wait until what was read has moved up."""
+        wait(list(self._rising))
 
-        Returns:
-            Whether it is kept, and the evicted keys that no tier has any more.
+    def keep_fast(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+        """Put a block into the first tier with room that does not outlive the process; whether one keeps it."""
+        return any(not t.store.durable and self._keep(t, info, kv, depth, owner) for t in self.tiers)
+
+    def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+        """Put a block into the durable tier; whether it is kept.
 
         Raises:
             StoreError: it cannot be written.
         """
-        victims = None if self.durable is None else self._put(self.durable, info, kv, depth)
-        return victims is not None, [key for key in victims or () if not self.anywhere(key)]
+        return self.durable is not None and self._keep(self.durable, info, kv, depth, owner)
 
-    @staticmethod
-    def _put(tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int) -> list[str] | None:
+    def _keep(self, tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner) -> bool:
         packed = tier.store.packed(kv)
         size = tier.store.size_bytes(packed)
-        victims = tier.reserve(Entry(info.key, size, depth))
-        if victims is None:
-            return None
+        entry = Entry(info.key, size, depth, info.tokens, owner.tenant, self.seconds(depth, info.tokens, size))
+        return self._put(tier, info, packed, entry, owner.use(tier.clock()))
+
+    def _put(self, tier: Tier, info: BlockInfo, packed: Packed, entry: Entry, use: Use) -> bool:
         try:
-            for key in victims:
-                tier.store.delete(key)
+            if not tier.reserve(entry, use):
+                return False
             tier.store.put(info, packed)
         except StoreError:
             tier.failures["write"] += 1
             with suppress(StoreError):
                 tier.forget([info.key])
             raise
-        return victims
+        finally:
+            self._hand_down(tier)
+        return True
+
+    def _hand_down(self, tier: Tier) -> None:
+        """Let slower tiers have what a tier let go; what expired is not wanted there."""
+        below = self.tiers[self.tiers.index(tier) + 1 :]
+        for gone in _drained(tier.departed):
+            block = gone.block
+            if block is not None and gone.reason != "ttl" and not any(gone.key in t for t in below):
+                for lower in below:
+                    if self._sink(lower, *block, gone):
+                        break
+            self._departures.append(replace(gone, block=None))
+
+    def _sink(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Departure) -> bool:
+        entry = replace(gone.entry, size_bytes=tier.store.size_bytes(packed))
+        try:
+            return self._put(tier, info, packed, entry, Use(tier.clock()))
+        except StoreError as e:
+            log.warning("a block that had to leave %s is lost: %s", gone.tier, e)
+            return False
+
+    def trim(self) -> None:
+        """Hold every tier to lowered budgets and quotas."""
+        for tier in self.tiers:
+            tier.trim()
+            self._hand_down(tier)
+
+    def sweep(self) -> None:
+        """Let go what expired, and make room above the watermarks, so that storing need not wait for it."""
+        for tier in self.tiers:
+            try:
+                tier.sweep()
+            except StoreError as e:
+                tier.failures["write"] += 1
+                log.warning("%s keeps what should go: %s", tier.name, e)
+            self._hand_down(tier)
+
+    def departures(self) -> list[Departure]:
+        """What tiers let go since this was last asked; a block may still be in another tier."""
+        return list(_drained(self._departures))
 
     def anywhere(self, key: str) -> bool:
         """Whether some tier has a block on its books."""
@@ -311,3 +253,17 @@ class Tiers:
     def close(self) -> None:
         """Stop the reader threads."""
         self._readers.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A block that was looked for in slow tiers: it and where it was, or why not and whether it may be there later."""
+
+    reason: str
+    there: bool
+    kv: torch.Tensor | None = None
+    packed: Packed | None = None
+    tier: Tier | None = None
+
+
+__all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Tier", "Tiers"]

@@ -9,7 +9,7 @@ import torch
 
 from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreError
 from semshare_agents.evict import LRU, make_policy
-from semshare_agents.evict.base import Entry
+from semshare_agents.evict.base import NOBODY, Entry
 from semshare_agents.store import BlockInfo, BlockStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases
@@ -35,13 +35,17 @@ def pair(tmp_path: Path, fast: int, slow: int) -> Tiers:
     return Tiers([memory(fast, leases), disk], leases)
 
 
+def lost(tiers: Tiers) -> list[str]:
+    return [gone.key for gone in tiers.departures() if not tiers.anywhere(gone.key)]
+
+
 def test_the_least_recently_used_goes_first() -> None:
     policy = LRU()
     for key in "abcd":
-        policy.added(Entry(key, 1))
-    policy.used("a")
-    policy.added(Entry("b", 1))
-    assert list(policy.candidates()) == ["c", "d", "a", "b"]
+        policy.added(Entry(key, 1), NOBODY)
+    policy.used("a", NOBODY)
+    policy.added(Entry("b", 1), NOBODY)
+    assert list(policy.candidates(0.0)) == ["c", "d", "a", "b"]
 
 
 def test_unknown_policies_are_refused() -> None:
@@ -52,9 +56,8 @@ def test_unknown_policies_are_refused() -> None:
 def test_room_is_made_before_a_block_comes_in() -> None:
     tiers = Tiers([memory(2)], Leases())
     for i, key in enumerate("abc"):
-        kept, lost = tiers.keep_fast(info(key), kv(i), 0)
-        assert kept
-        assert lost == (["a"] if key == "c" else [])
+        assert tiers.keep_fast(info(key), kv(i), 0)
+        assert lost(tiers) == (["a"] if key == "c" else [])
         assert tiers.tiers[0].used_bytes <= 2 * BLOCK_BYTES
     assert tiers.tiers[0].store.get(info("a")) is None
     assert sorted(k for k, _ in tiers.tiers[0].store.entries()) == ["b", "c"]
@@ -65,7 +68,8 @@ def test_a_read_counts_as_use() -> None:
     tiers.keep_fast(info("a"), kv(), 0)
     tiers.keep_fast(info("b"), kv(), 0)
     assert tiers.load([info("a")]).missing == {}
-    assert tiers.keep_fast(info("c"), kv(), 0) == (True, ["b"])
+    assert tiers.keep_fast(info("c"), kv(), 0)
+    assert lost(tiers) == ["b"]
 
 
 def test_leased_blocks_stay_and_where_all_are_leased_nothing_comes_in() -> None:
@@ -74,19 +78,23 @@ def test_leased_blocks_stay_and_where_all_are_leased_nothing_comes_in() -> None:
     for key in "ab":
         tiers.keep_fast(info(key), kv(), 0)
     with leases.hold(["a"]):
-        assert tiers.keep_fast(info("c"), kv(), 0) == (True, ["b"])
+        assert tiers.keep_fast(info("c"), kv(), 0)
+        assert lost(tiers) == ["b"]
         with leases.hold(["c", "a"]):
-            assert tiers.keep_fast(info("d"), kv(), 0) == (False, [])
+            assert not tiers.keep_fast(info("d"), kv(), 0)
+            assert lost(tiers) == []
         assert "c" not in leases
         assert "a" in leases
     assert "a" not in leases
-    assert tiers.keep_fast(info("d"), kv(), 0) == (True, ["a"])
+    assert tiers.keep_fast(info("d"), kv(), 0)
+    assert lost(tiers) == ["a"]
 
 
 def test_a_block_larger_than_the_budget_is_refused_and_evicts_nothing() -> None:
     tiers = Tiers([memory(1)], Leases())
     tiers.keep_fast(info("a"), kv(), 0)
-    assert tiers.keep_fast(info("b"), torch.zeros(2, 2, 1, 9, 4), 0) == (False, [])
+    assert not tiers.keep_fast(info("b"), torch.zeros(2, 2, 1, 9, 4), 0)
+    assert lost(tiers) == []
     assert tiers.anywhere("a")
 
 
@@ -101,7 +109,7 @@ def test_what_leaves_ram_is_still_on_disk(tmp_path: Path) -> None:
     tiers = pair(tmp_path, fast=1, slow=10)
     for i, key in enumerate(("aa", "bb")):
         tiers.keep_durable(info(key), kv(i), 0)
-        assert tiers.keep_fast(info(key), kv(i), 0) == (True, [])
+        assert tiers.keep_fast(info(key), kv(i), 0)
     loaded = tiers.load([info("aa"), info("bb"), info("cc")])
     assert {k: float(v.mean()) for k, v in loaded.kv.items()} == {"aa": 0.0, "bb": 1.0}
     assert loaded.slow == ("aa",)
@@ -137,8 +145,8 @@ def test_what_lies_on_disk_is_on_the_books_after_a_restart(tmp_path: Path) -> No
     assert len(second.tiers[1]) == 3
     second.close()
     lowered = Tier(DiskStore(tmp_path / "kv"), files * 2 // 3, LRU(), Leases())
-    victims = lowered.trim()
-    assert len(victims) == 1
+    lowered.trim()
+    assert [gone.reason for gone in lowered.departed] == ["lowered-budget"]
     assert lowered.used_bytes <= lowered.budget_bytes
 
 

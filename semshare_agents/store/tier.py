@@ -1,0 +1,299 @@
+"""One store with its budget, its eviction policy and what it must not let go."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+
+from semshare_agents.errors import CorruptBlockError, StoreError
+from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
+from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.packing import Packed
+
+
+class Leases:
+    """Knows what must stay: blocks in use, counted, and pinned ones.
+
+    Attributes:
+        pinned: Until when blocks are pinned, by key, in seconds since the epoch. Replaced as a whole, never changed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count: Counter[str] = Counter()
+        self.pinned: Mapping[str, float] = {}
+
+    @contextmanager
+    def hold(self, keys: Iterable[str]) -> Iterator[None]:
+        """Lease blocks for the length of a `with` block."""
+        held = list(keys)
+        with self._lock:
+            self._count.update(held)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count.subtract(held)
+                self._count += Counter()  # drops keys whose count is back to zero
+
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._count
+
+    def keeps(self, key: str, at: float) -> bool:
+        """Whether a block may not be evicted at a time."""
+        return self.pinned.get(key, at) > at or key in self
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a tier holds itself to besides its budget.
+
+    Attributes:
+        high: Share of the budget above which a sweep makes room.
+        low: Share down to which it does.
+        tenant_bytes: Most bytes of one tenant; None for no quota.
+    """
+
+    high: float = 1.0
+    low: float = 1.0
+    tenant_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A block that a tier let go.
+
+    Attributes:
+        key: The block.
+        tier: Name of the tier.
+        reason: `budget`, `quota`, `watermark`, `ttl` or `lowered-budget`.
+        entry: What was known of it.
+        block: It, where it can go to a slower tier.
+    """
+
+    key: str
+    tier: str
+    reason: str
+    entry: Entry
+    block: tuple[BlockInfo, Packed] | None = None
+
+
+class Tier:
+    """One store with its byte budget and eviction policy.
+
+    The budget holds at every moment, in the books and in the store: room is made before a block is put, and a block for
+    which no room can be made (everything else has to stay, or it is larger than the budget) is refused.
+
+    Args:
+        store: Where blocks go.
+        budget_bytes: Most bytes it may hold; positive.
+        policy: Who goes first.
+        leases: Blocks that have to stay.
+        limits: Watermarks and quota.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        departed: Blocks let go that nobody asked for yet.
+        evicted: Blocks evicted so far, by reason.
+        evicted_bytes: Their bytes.
+        failures: What its store could not do so far: `write`, `read` or `damaged`.
+    """
+
+    def __init__(
+        self,
+        store: BlockStore,
+        budget_bytes: int,
+        policy: EvictionPolicy,
+        leases: Leases,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.store = store
+        self.budget_bytes = budget_bytes
+        self.limits = limits or Limits()
+        self.clock = clock
+        self._policy = policy
+        self._leases = leases
+        self._lock = Lock()
+        self._entries: dict[str, Entry] = {}
+        self._used_bytes = 0
+        self._tenant_bytes: Counter[str] = Counter()
+        self.departed: deque[Departure] = deque()
+        self.evicted: Counter[str] = Counter()
+        self.evicted_bytes: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        for key, size in store.entries():
+            self._account(Entry(key, size), Use(clock()))
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self.store.name
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes accounted for."""
+        return self._used_bytes
+
+    def tenant_bytes(self, tenant: str) -> int:
+        """Bytes of one tenant."""
+        return self._tenant_bytes[tenant]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def entry(self, key: str) -> Entry | None:
+        """What is known of a block."""
+        return self._entries.get(key)
+
+    def _account(self, entry: Entry, use: Use) -> None:
+        self._entries[entry.key] = entry
+        self._used_bytes += entry.size_bytes
+        self._tenant_bytes[entry.tenant] += entry.size_bytes
+        self._policy.added(entry, use)
+
+    def describe(
+        self, key: str, depth: int, tokens: int, tenant: str, seconds: Callable[[int, int, int], float], use: Use
+    ) -> None:
+        """Tell more of a block that was found in the store; others are ignored.
+
+        Args:
+            key: The block.
+            depth: Where its first token lies in its turn.
+            tokens: Tokens in it.
+            tenant: Whose it is.
+            seconds: What computing it would take longer than loading it: `(depth, tokens, size_bytes)`.
+            use: Its last use.
+        """
+        with self._lock:
+            known = self._entries.get(key)
+            if known is not None:
+                size = known.size_bytes
+                self._drop(key)
+                self._account(Entry(key, size, depth, tokens, tenant, seconds(depth, tokens, size)), use)
+
+    def reserve(self, entry: Entry, use: Use = NOBODY) -> bool:
+        """Make room for a block and account for it; False where there is no room and nothing was changed.
+
+        Raises:
+            StoreError: what had to go cannot be deleted.
+        """
+        with self._lock:
+            if entry.key in self._entries:
+                self._policy.used(entry.key, use)
+                return True
+            quota, size = self.limits.tenant_bytes, entry.size_bytes
+            over = 0 if quota is None else self._tenant_bytes[entry.tenant] + size - quota
+            own, short = self._victims(over, tenant=entry.tenant)
+            freed = sum(self._entries[key].size_bytes for key in own)
+            victims, missing = self._victims(self._used_bytes - freed + size - self.budget_bytes, besides=own)
+            if short > 0 or missing > 0:
+                return False
+            self._evict(own, "quota")
+            self._evict(victims, "budget")
+            self._account(entry, use)
+            return True
+
+    def _victims(
+        self, missing_bytes: int, tenant: str | None = None, besides: Iterable[str] = ()
+    ) -> tuple[list[str], int]:
+        """The most dispensable blocks that free so many bytes, and how many bytes cannot be freed."""
+        victims: list[str] = []
+        if missing_bytes <= 0:
+            return victims, missing_bytes
+        at, other = self.clock(), set(besides)
+        for key in self._policy.candidates(at):
+            whose = self._entries[key].tenant
+            if key in other or (tenant is not None and whose != tenant) or self._leases.keeps(key, at):
+                continue
+            victims.append(key)
+            missing_bytes -= self._entries[key].size_bytes
+            if missing_bytes <= 0:
+                break
+        return victims, missing_bytes
+
+    def _evict(self, victims: Iterable[str], reason: str) -> None:
+        for key in victims:
+            block = self.store.take(key)
+            entry = self._entries[key]
+            self.evicted[reason] += 1
+            self.evicted_bytes[reason] += entry.size_bytes
+            self.departed.append(Departure(key, self.name, reason, entry, block))
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._used_bytes -= entry.size_bytes
+            self._tenant_bytes[entry.tenant] -= entry.size_bytes
+            self._policy.removed(key)
+
+    def trim(self) -> None:
+        """Let go what exceeds the budget or a quota, after they were lowered.
+
+        Raises:
+            StoreError: what had to go cannot be deleted.
+        """
+        with self._lock:
+            quota = self.limits.tenant_bytes
+            for tenant, used in list(self._tenant_bytes.items()) if quota is not None else ():
+                self._evict(self._victims(used - (quota or 0), tenant=tenant)[0], "quota")
+            self._evict(self._victims(self._used_bytes - self.budget_bytes)[0], "lowered-budget")
+
+    def sweep(self) -> None:
+        """Let go what expired and, above the high watermark, what is over the low one.
+
+        Raises:
+            StoreError: what had to go cannot be deleted.
+        """
+        with self._lock:
+            at = self.clock()
+            expired = [key for key in self._policy.expired(at) if not self._leases.keeps(key, at)]
+            self._evict(expired, "ttl")
+            if self._used_bytes > self.limits.high * self.budget_bytes:
+                over = self._used_bytes - int(self.limits.low * self.budget_bytes)
+                self._evict(self._victims(over)[0], "watermark")
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take blocks off the books and out of the store."""
+        for key in keys:
+            with self._lock:
+                self._drop(key)
+            self.store.delete(key)
+
+    def touch(self, keys: Iterable[str], use: Use) -> None:
+        """Blocks were used; the last one counts as used last."""
+        with self._lock:
+            for key in keys:
+                self._policy.used(key, use)
+
+    def get(self, info: BlockInfo) -> Packed | None:
+        """The block as it is kept, or None; a block that is gone or damaged is forgotten. Reading is no use: `touch`.
+
+        Raises:
+            CorruptBlockError: it is damaged, or not what the registry takes it for.
+            StoreError: it cannot be read now.
+        """
+        try:
+            packed = self.store.get_packed(info)
+            if packed is not None and (problem := info.refuse(packed)):
+                raise CorruptBlockError(f"block {info.key} {problem}")
+        except CorruptBlockError:
+            self.failures["damaged"] += 1
+            self.forget([info.key])
+            raise
+        except StoreError:
+            self.failures["read"] += 1
+            raise
+        if packed is None:
+            with self._lock:
+                self._drop(info.key)
+        return packed
