@@ -6,7 +6,11 @@ import sys
 
 import typer
 
+<<<<<<< HEAD
 from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, forget, inspect, maps, models, serve
+=======
+from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, evict, inspect, maps, models, serve
+>>>>>>> 6dad98d (semshare evict simulate and trace: policies replayed on a trace or the registry's history through the tiers' own books)
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(
@@ -31,6 +35,7 @@ app.add_typer(turns_app, name="turns")
 app.add_typer(serve.keys_app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
+app.add_typer(evict.app, name="evict")
 app.add_typer(bench.app, name="bench")
 
 

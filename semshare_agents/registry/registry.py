@@ -26,6 +26,7 @@ from semshare_agents.registry.engine import make_engine, wrapped
 from semshare_agents.registry.finding import FindQueries
 from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
+from semshare_agents.registry.history import HistoryQueries
 from semshare_agents.registry.keeping import KeepQueries
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
@@ -42,7 +43,9 @@ OTHER_KEY = (
 )
 
 
-class Registry(FindQueries, ForgetQueries, WriteQueries, KeepQueries, GuardQueries, CheckQueries, BrowseQueries):
+class Registry(
+    FindQueries, ForgetQueries, WriteQueries, KeepQueries, HistoryQueries, GuardQueries, CheckQueries, BrowseQueries
+):
     """Async access to one registry database.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.

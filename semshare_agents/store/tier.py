@@ -121,6 +121,7 @@ class Tier:
         self._leases = leases
         self._lock = Lock()
         self._entries: dict[str, Entry] = {}
+        self._coming: set[str] = set()
         self._used_bytes = 0
         self._tenant_bytes: Counter[str] = Counter()
         self.departed: deque[Departure] = deque()
@@ -183,6 +184,8 @@ class Tier:
     def reserve(self, entry: Entry, use: Use = NOBODY) -> bool:
         """Make room for a block and account for it; False where there is no room and nothing was changed.
 
+        It stays until `arrived` is called, once the store has it or never will.
+
         Raises:
             StoreError: what had to go cannot be deleted.
         """
@@ -200,7 +203,14 @@ class Tier:
             self._evict(own, "quota")
             self._evict(victims, "budget")
             self._account(entry, use)
+            self._coming.add(entry.key)
             return True
+
+    def arrived(self, key: str) -> bool:
+        """A block that was reserved is in the store; whether it is still wanted there."""
+        with self._lock:
+            self._coming.discard(key)
+            return key in self._entries
 
     def _victims(
         self, missing_bytes: int, tenant: str | None = None, besides: Iterable[str] = ()
@@ -212,13 +222,16 @@ class Tier:
         at, other = self.clock(), set(besides)
         for key in self._policy.candidates(at):
             whose = self._entries[key].tenant
-            if key in other or (tenant is not None and whose != tenant) or self._leases.keeps(key, at):
+            if key in other or (tenant is not None and whose != tenant) or self._stays(key, at):
                 continue
             victims.append(key)
             missing_bytes -= self._entries[key].size_bytes
             if missing_bytes <= 0:
                 break
         return victims, missing_bytes
+
+    def _stays(self, key: str, at: float) -> bool:
+        return key in self._coming or self._leases.keeps(key, at)
 
     def _evict(self, victims: Iterable[str], reason: str) -> None:
         for key in victims:
@@ -256,7 +269,7 @@ class Tier:
         """
         with self._lock:
             at = self.clock()
-            expired = [key for key in self._policy.expired(at) if not self._leases.keeps(key, at)]
+            expired = [key for key in self._policy.expired(at) if not self._stays(key, at)]
             self._evict(expired, "ttl")
             if self._used_bytes > self.limits.high * self.budget_bytes:
                 over = self._used_bytes - int(self.limits.low * self.budget_bytes)

@@ -159,6 +159,7 @@ class Tiers:
             entry = tier.entry(info.key)
             if tier is fast or entry is None:
                 continue
+            entry = replace(entry, size_bytes=fast.store.size_bytes(packed))
             try:
                 if self._put(fast, info, packed, entry, use) and info.key not in tier:
                     fast.forget([info.key])  # forgotten meanwhile
@@ -192,8 +193,11 @@ class Tiers:
             if not tier.reserve(entry, use):
                 return False
             tier.store.put(info, packed)
+            if not tier.arrived(info.key):
+                tier.store.delete(info.key)  # forgotten meanwhile
         except StoreError:
             tier.failures["write"] += 1
+            tier.arrived(info.key)
             with suppress(StoreError):
                 tier.forget([info.key])
             raise

@@ -175,7 +175,7 @@ async def test_closing_keeps_what_was_repaired(open_llm: OpenLLM, monkeypatch: p
 
 
 async def test_repair_without_room_changes_nothing(open_llm: OpenLLM) -> None:
-    llm = await open_llm(repair_idle=True, disk_bytes=0)
+    llm = await open_llm(repair_idle=True, disk_bytes=0, high_watermark=1.0)
     moved = await moved_turn(llm)
     tier = llm.turns.tiers.tiers[0]
     tier.budget_bytes = tier.used_bytes

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreError
-from semshare_agents.evict import LRU, make_policy
+from semshare_agents.evict import LRU, TTL, make_policy
 from semshare_agents.evict.base import NOBODY, Entry
-from semshare_agents.store import BlockInfo, BlockStore, DiskStore, MemoryStore, Tier, Tiers
+from semshare_agents.store import BlockInfo, BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.packing import Packed
-from semshare_agents.store.tiers import Leases
+from semshare_agents.store.tiers import Leases, Limits, Owner
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4
 
@@ -183,4 +185,114 @@ def test_blocks_that_cannot_be_served_leave_the_books(store: BlockStore) -> None
     store.delete("a")
     assert list(tiers.load([info("a")]).missing) == ["a"]
     assert tier.used_bytes == 0
+    tiers.close()
+
+
+A, B = Owner("a", "s"), Owner("b", "s")
+
+
+def reasons(tiers: Tiers) -> list[tuple[str, str, str]]:
+    return [(gone.tier, gone.key, gone.reason) for gone in tiers.departures()]
+
+
+def test_a_tenant_over_its_quota_evicts_its_own_blocks_first() -> None:
+    leases = Leases()
+    limits = Limits(tenant_bytes=2 * BLOCK_BYTES)
+    tier = Tier(MemoryStore(), 4 * BLOCK_BYTES, LRU(), leases, limits)
+    tiers = Tiers([tier], leases)
+    for key, owner in (("b1", B), ("a1", A), ("a2", A), ("a3", A)):
+        assert tiers.keep_fast(info(key), kv(), 0, owner)
+        assert tier.tenant_bytes(owner.tenant) <= 2 * BLOCK_BYTES
+    assert reasons(tiers) == [("memory", "a1", "quota")]
+    with leases.hold(["a2", "a3"]):
+        assert not tiers.keep_fast(info("a4"), kv(), 0, A)
+    assert reasons(tiers) == []
+    assert "b1" in tier
+
+
+def test_a_sweep_goes_from_the_high_to_the_low_watermark() -> None:
+    leases = Leases()
+    tier = Tier(MemoryStore(), 10 * BLOCK_BYTES, LRU(), leases, Limits(high=0.8, low=0.5))
+    tiers = Tiers([tier], leases)
+    for number in range(8):
+        tiers.keep_fast(info(str(number)), kv(), 0)
+    tiers.sweep()
+    assert reasons(tiers) == []
+    tiers.keep_fast(info("8"), kv(), 0)
+    tiers.sweep()
+    assert reasons(tiers) == [("memory", str(number), "watermark") for number in range(4)]
+    assert tier.used_bytes == 5 * BLOCK_BYTES
+    assert tier.evicted == {"watermark": 4}
+
+
+def test_what_expired_goes_and_pinned_blocks_stay() -> None:
+    leases, now = Leases(), 100.0
+    tier = Tier(MemoryStore(), 10 * BLOCK_BYTES, TTL(10.0), leases, clock=lambda: now)
+    tiers = Tiers([tier], leases)
+    for key in "abc":
+        tiers.keep_fast(info(key), kv(), 0)
+    leases.pinned = {"a": 120.0, "b": 105.0}
+    now = 110.0
+    tiers.sweep()
+    assert reasons(tiers) == [("memory", "b", "ttl"), ("memory", "c", "ttl")]
+    now = 121.0
+    tiers.sweep()
+    assert reasons(tiers) == [("memory", "a", "ttl")]
+
+
+def test_blocks_sink_to_slower_tiers_and_rise_on_use(tmp_path: Path) -> None:
+    leases = Leases()
+    device = Tier(DeviceStore("cpu"), BLOCK_BYTES, LRU(), leases)
+    ram = memory(1, leases)
+    disk = Tier(DiskStore(tmp_path / "kv"), 10_000, LRU(), leases)
+    tiers = Tiers([device, ram, disk], leases)
+    for number, key in enumerate(("aa", "bb", "cc")):
+        assert tiers.keep_fast(info(key), kv(number), 64 * number, A)
+    assert ["aa" in disk, "bb" in ram, "cc" in device] == [True] * 3
+    assert sum(map(len, tiers.tiers)) == 3
+    entry = disk.entry("aa")
+    assert entry is not None
+    assert (entry.tenant, entry.depth) == ("a", 0)
+    assert reasons(tiers) == [("device", "aa", "budget"), ("memory", "aa", "budget"), ("device", "bb", "budget")]
+    loaded = tiers.load([info("aa")])
+    tiers.settle()
+    assert float(loaded.kv["aa"].mean()) == 0.0
+    assert ["aa" in device, "cc" in ram, "bb" in disk, "aa" in disk] == [True] * 4
+    assert [float(tiers.load([info(key)]).kv[key].mean()) for key in ("aa", "bb", "cc")] == [0.0, 1.0, 2.0]
+    tiers.close()
+
+
+class Weighed(MemoryStore):
+    """Knows its bytes at every moment, whoever asks."""
+
+    most = 0
+
+    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+        size = super().put(info, kv)
+        self.most = max(self.most, sum(bytes_ for _, bytes_ in self.entries()))
+        return size
+
+
+def test_the_budget_holds_at_every_moment_under_threads() -> None:
+    leases, store = Leases(), Weighed()
+    tier = Tier(store, 5 * BLOCK_BYTES, LRU(), leases, Limits(high=0.8, low=0.6, tenant_bytes=4 * BLOCK_BYTES))
+    tiers = Tiers([tier], leases)
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for number in range(150):
+            key = f"{seed}-{number}"
+            length = rng.choice((1, 4, 8))
+            tiers.keep_fast(BlockInfo(key, "f" * 64, length), torch.zeros(2, 2, 1, length, 4), 0, rng.choice((A, B)))
+            assert tier.used_bytes <= tier.budget_bytes
+            tiers.load([BlockInfo(f"{rng.randrange(4)}-{number}", "f" * 64, 4)])
+            if rng.random() < 0.1:
+                tiers.sweep()
+                tiers.forget([f"{seed}-{rng.randrange(number + 1)}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert store.most <= tier.budget_bytes
+    assert tier.used_bytes == sum(size for _, size in store.entries())
+    assert tier.tenant_bytes("a") + tier.tenant_bytes("b") == tier.used_bytes
     tiers.close()
