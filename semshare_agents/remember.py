@@ -340,6 +340,7 @@ def keep_blocks(
     contents = describe(scope, run.tokens, [(b.start, b.length) for b in blocks], run.exact)
     for block, content in zip(reversed(blocks), reversed(contents), strict=True):
         if block.known:
+            turns.tiers.touch([block.key], owner)
             kept.append((block, None))
             continue
         kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])

@@ -98,8 +98,8 @@ def all_bytes(trace: Sequence[Visit], setup: Setup) -> int:
 def simulate(trace: Sequence[Visit], policy: str, budget_bytes: int, setup: Setup) -> Outcome:
     """Replay a trace through one tier with a policy and a budget.
 
-    A turn's hits are read, then what it lacks is stored, deepest first, as a turn does. Blocks that are not whole are
-    neither stored nor hit.
+    A turn's hits are read, then what it lacks is stored and the rest used again, deepest first, as a turn does. Blocks
+    that are not whole are neither stored nor hit.
 
     Raises:
         ConfigurationError: there is no such policy.
@@ -119,7 +119,9 @@ def simulate(trace: Sequence[Visit], policy: str, budget_bytes: int, setup: Setu
         used = {asked[i] for i in read}
         for index in range(len(visit.blocks) - 1, -1, -1):
             key, depth = visit.blocks[index], index * size
-            if key not in used:
+            if key in used:
+                tier.touch([key], use)
+            else:
                 worth = setup.cost.block_seconds(depth, size, setup.block_bytes)
                 tier.reserve(Entry(key, setup.block_bytes, depth, size, visit.tenant, worth), use)
                 tier.arrived(key)

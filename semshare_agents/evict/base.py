@@ -52,9 +52,9 @@ NOBODY = Use()
 class EvictionPolicy(ABC):
     """Orders the entries of one tier by how dispensable they are.
 
-    A policy keeps books only: it never touches KV, is never told of leases, pins or quotas (the tier skips candidates
-    that have to stay) and is called under its tier's lock, so it needs none of its own. It reads no clock: what it has
-    to know of time comes with each call, so that a past can be replayed.
+    A policy keeps books only: it never touches KV, is never told of leases or quotas (the tier skips candidates that
+    have to stay) and is called under its tier's lock, so it needs none of its own. It reads no clock: what it has to
+    know of time comes with each call, so that a past can be replayed.
     """
 
     @abstractmethod

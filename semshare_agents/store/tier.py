@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -16,16 +16,11 @@ from semshare_agents.store.packing import Packed
 
 
 class Leases:
-    """Knows what must stay: blocks in use, counted, and pinned ones.
-
-    Attributes:
-        pinned: Until when blocks are pinned, by key, in seconds since the epoch. Replaced as a whole, never changed.
-    """
+    """Counts who uses which block; leased blocks are never evicted."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._count: Counter[str] = Counter()
-        self.pinned: Mapping[str, float] = {}
 
     @contextmanager
     def hold(self, keys: Iterable[str]) -> Iterator[None]:
@@ -43,10 +38,6 @@ class Leases:
     def __contains__(self, key: object) -> bool:
         with self._lock:
             return key in self._count
-
-    def keeps(self, key: str, at: float) -> bool:
-        """Whether a block may not be evicted at a time."""
-        return self.pinned.get(key, at) > at or key in self
 
 
 @dataclass(frozen=True)
@@ -219,10 +210,10 @@ class Tier:
         victims: list[str] = []
         if missing_bytes <= 0:
             return victims, missing_bytes
-        at, other = self.clock(), set(besides)
-        for key in self._policy.candidates(at):
+        other = set(besides)
+        for key in self._policy.candidates(self.clock()):
             whose = self._entries[key].tenant
-            if key in other or (tenant is not None and whose != tenant) or self._stays(key, at):
+            if key in other or (tenant is not None and whose != tenant) or self._stays(key):
                 continue
             victims.append(key)
             missing_bytes -= self._entries[key].size_bytes
@@ -230,8 +221,8 @@ class Tier:
                 break
         return victims, missing_bytes
 
-    def _stays(self, key: str, at: float) -> bool:
-        return key in self._coming or self._leases.keeps(key, at)
+    def _stays(self, key: str) -> bool:
+        return key in self._coming or key in self._leases
 
     def _evict(self, victims: Iterable[str], reason: str) -> None:
         for key in victims:
@@ -268,8 +259,7 @@ class Tier:
             StoreError: what had to go cannot be deleted.
         """
         with self._lock:
-            at = self.clock()
-            expired = [key for key in self._policy.expired(at) if not self._stays(key, at)]
+            expired = [key for key in self._policy.expired(self.clock()) if not self._stays(key)]
             self._evict(expired, "ttl")
             if self._used_bytes > self.limits.high * self.budget_bytes:
                 over = self._used_bytes - int(self.limits.low * self.budget_bytes)

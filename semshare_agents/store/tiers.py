@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -121,10 +120,8 @@ class Tiers:
         slow = tuple(found)
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
         # What comes first in a turn counts as used last: nothing after it is of use without it.
-        use = owner.use(time.time())
-        for tier in self.tiers:
-            tier.touch([i.key for i in reversed(infos) if i.key in found and i.key in tier], use)
-        self._rise(rising, use)
+        self.touch([i.key for i in reversed(infos) if i.key in found], owner)
+        self._rise(rising, owner)
         return Loaded(found, missing, slow, frozenset(unreadable))
 
     @staticmethod
@@ -147,21 +144,26 @@ class Tiers:
                 return _Read("", True, _unpacked(packed), packed, tier)
         return _Read(reason, there)
 
-    def _rise(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], use: Use) -> None:
+    def touch(self, keys: Sequence[str], owner: Owner) -> None:
+        """Blocks were used; the last one counts as used last."""
+        for tier in self.tiers:
+            tier.touch(keys, owner.use(tier.clock()))
+
+    def _rise(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         """Copy blocks up, when what waits for them has them: deepest first, so that heads count as used last."""
         if blocks and self.fast is not None:
-            task = self._readers.submit(self._promote, self.fast, blocks[::-1], use)
+            task = self._readers.submit(self._promote, self.fast, blocks[::-1], owner)
             self._rising.add(task)
             task.add_done_callback(self._rising.discard)
 
-    def _promote(self, fast: Tier, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], use: Use) -> None:
+    def _promote(self, fast: Tier, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         for tier, info, packed in blocks:
             entry = tier.entry(info.key)
             if tier is fast or entry is None:
                 continue
             entry = replace(entry, size_bytes=fast.store.size_bytes(packed))
             try:
-                if self._put(fast, info, packed, entry, use) and info.key not in tier:
+                if self._put(fast, info, packed, entry, owner.use(fast.clock())) and info.key not in tier:
                     fast.forget([info.key])  # forgotten meanwhile
             except StoreError as e:
                 log.warning("a block stays on %s: %s", tier.name, e)

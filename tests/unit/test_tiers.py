@@ -225,17 +225,16 @@ def test_a_sweep_goes_from_the_high_to_the_low_watermark() -> None:
     assert tier.evicted == {"watermark": 4}
 
 
-def test_what_expired_goes_and_pinned_blocks_stay() -> None:
+def test_what_expired_goes_and_leased_blocks_stay() -> None:
     leases, now = Leases(), 100.0
     tier = Tier(MemoryStore(), 10 * BLOCK_BYTES, TTL(10.0), leases, clock=lambda: now)
     tiers = Tiers([tier], leases)
     for key in "abc":
         tiers.keep_fast(info(key), kv(), 0)
-    leases.pinned = {"a": 120.0, "b": 105.0}
     now = 110.0
-    tiers.sweep()
+    with leases.hold(["a"]):
+        tiers.sweep()
     assert reasons(tiers) == [("memory", "b", "ttl"), ("memory", "c", "ttl")]
-    now = 121.0
     tiers.sweep()
     assert reasons(tiers) == [("memory", "a", "ttl")]
 
