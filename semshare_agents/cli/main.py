@@ -6,11 +6,7 @@ import sys
 
 import typer
 
-<<<<<<< HEAD
-from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, forget, inspect, maps, models, serve
-=======
-from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, evict, inspect, maps, models, serve
->>>>>>> 6dad98d (semshare evict simulate and trace: policies replayed on a trace or the registry's history through the tiers' own books)
+from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, evict, forget, inspect, maps, models, serve
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(

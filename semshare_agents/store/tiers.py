@@ -20,6 +20,8 @@ from semshare_agents.store.tier import Departure, Leases, Limits, Tier
 log = logging.getLogger(__name__)
 
 READERS = 4
+MOST_FORGOTTEN = 100_000
+"""Keys that are remembered, so that a block on its way between tiers does not outlive its forgetting."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Tiers:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
         self._rising: set[Future[None]] = set()
         self._departures: deque[Departure] = deque()
+        self._forgotten: dict[str, None] = {}
 
     @property
     def durable(self) -> Tier | None:
@@ -163,8 +166,8 @@ class Tiers:
                 continue
             entry = replace(entry, size_bytes=fast.store.size_bytes(packed))
             try:
-                if self._put(fast, info, packed, entry, owner.use(fast.clock())) and info.key not in tier:
-                    fast.forget([info.key])  # forgotten meanwhile
+                if self._put(fast, info, packed, entry, owner.use(fast.clock())):
+                    self._moved(fast, info.key)
             except StoreError as e:
                 log.warning("a block stays on %s: %s", tier.name, e)
 
@@ -221,10 +224,16 @@ class Tiers:
     def _sink(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Departure) -> bool:
         entry = replace(gone.entry, size_bytes=tier.store.size_bytes(packed))
         try:
-            return self._put(tier, info, packed, entry, Use(tier.clock()))
+            return self._put(tier, info, packed, entry, Use(tier.clock())) and self._moved(tier, info.key)
         except StoreError as e:
             log.warning("a block that had to leave %s is lost: %s", gone.tier, e)
             return False
+
+    def _moved(self, tier: Tier, key: str) -> bool:
+        """A block moved into a tier; one that was forgotten on its way must not stay. Keys are never used twice."""
+        if key in self._forgotten:
+            tier.forget([key])
+        return key in tier
 
     def trim(self) -> None:
         """Hold every tier to lowered budgets and quotas."""
@@ -253,8 +262,11 @@ class Tiers:
     def forget(self, keys: Iterable[str]) -> None:
         """Remove blocks from every tier."""
         gone = list(keys)
+        self._forgotten |= dict.fromkeys(gone)
         for tier in self.tiers:
             tier.forget(gone)
+        for key in list(self._forgotten)[: max(0, len(self._forgotten) - MOST_FORGOTTEN)]:
+            self._forgotten.pop(key, None)
 
     def close(self) -> None:
         """Stop the reader threads."""

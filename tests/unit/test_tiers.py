@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -258,6 +259,30 @@ def test_blocks_sink_to_slower_tiers_and_rise_on_use(tmp_path: Path) -> None:
     assert float(loaded.kv["aa"].mean()) == 0.0
     assert ["aa" in device, "cc" in ram, "bb" in disk, "aa" in disk] == [True] * 4
     assert [float(tiers.load([info(key)]).kv[key].mean()) for key in ("aa", "bb", "cc")] == [0.0, 1.0, 2.0]
+    tiers.close()
+
+
+class Slow(MemoryStore):
+    """Something is forgotten while a block comes in."""
+
+    durable = True
+    name = "slow"
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
+
+    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+        self.meanwhile()
+        return super().put(info, kv)
+
+
+@pytest.mark.parametrize("key", ["aa", "cc"])
+def test_a_block_that_is_forgotten_on_its_way_down_stays_nowhere(key: str) -> None:
+    leases, store = Leases(), Slow()
+    tiers = Tiers([memory(1, leases), Tier(store, 10 * BLOCK_BYTES, LRU(), leases)], leases)
+    tiers.keep_fast(info("aa"), kv(), 0)
+    store.meanwhile = lambda: tiers.forget([key])
+    tiers.keep_fast(info("bb"), kv(), 0)
+    assert tiers.anywhere("aa") == (key != "aa")
+    assert [k for k, _ in store.entries()] == (["aa"] if key != "aa" else [])
     tiers.close()
 
 
