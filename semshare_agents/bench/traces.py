@@ -92,11 +92,11 @@ async def past(registry: Registry, block_tokens: int) -> list[Visit]:
     """
     visits = []
     for row in await registry.past_turns():
-        scope, tokens = str(row.scope_id), np.frombuffer(row.tokens[: len(row.tokens) // 4 * 4], "<i4")
+        scope, tokens = str(row.scope_id), row.tokens
         if len(tokens):
             session = "" if row.session_id is None else str(row.session_id)
             asked, names = min(row.prompt_tokens, len(tokens)), block_names(scope, tokens, block_tokens)
-            visits.append(Visit(row.created_at, scope, session, asked, len(tokens), names))
+            visits.append(Visit(row.at, scope, session, asked, len(tokens), names))
     if not visits:
         raise ConfigurationError("no turns are stored: give a trace, `semshare evict trace` draws one")
     return sorted(visits, key=lambda v: v.at)

@@ -147,10 +147,7 @@ def _speeds(home: Path) -> tuple[Speeds, str]:
 async def _history(settings: Settings) -> tuple[list[Visit], float | None]:
     """A registry's past, and KV bytes of a stored token."""
     from semshare_agents.bench.traces import past
-    from semshare_agents.registry import Registry
+    from semshare_agents.cli.inspect import open_registry
 
-    registry = await Registry.open(settings.registry_url, timeout_seconds=settings.database_timeout_seconds)
-    try:
+    async with open_registry(settings) as registry:
         return await past(registry, settings.block_tokens), await registry.token_bytes()
-    finally:
-        await registry.close()

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
+from semshare_agents.values import Ints
+
+
+@dataclass(frozen=True)
+class PastTurn:
+    """A turn as it was when it was stored.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        scope_id: Tenant and model.
+        session_id: Conversation; None for a stateless call.
+        prompt_tokens: Tokens of its prompt.
+        tokens: Its tokens, whatever became of their KV, shape `(tokens,)`; empty where they cannot be read.
+    """
+
+    at: float
+    scope_id: int
+    session_id: int | None
+    prompt_tokens: int
+    tokens: Ints
 
 
 class HistoryQueries:
@@ -18,13 +38,18 @@ class HistoryQueries:
     def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
 
-    async def past_turns(self) -> Sequence[Row[*tuple[Any, ...]]]:
-        """Every turn, oldest first: when it was stored, scope, session, tokens of its prompt, and its tokens, int32."""
+    def _tokens(self, row: Any) -> Ints:
+        raise NotImplementedError
+
+    async def past_turns(self) -> list[PastTurn]:
+        """Every turn, oldest first."""
+        turns = t.turns.c
         query = select(
-            t.turns.c.created_at, t.turns.c.scope_id, t.turns.c.session_id, t.turns.c.prompt_tokens, t.turns.c.tokens
-        ).order_by(t.turns.c.id)
+            turns.id, turns.created_at, turns.scope_id, turns.session_id, turns.prompt_tokens, turns.tokens
+        ).order_by(turns.id)
         async with self._reading() as c:
-            return (await c.execute(query)).all()
+            rows = (await c.execute(query)).all()
+        return [PastTurn(r.created_at, r.scope_id, r.session_id, r.prompt_tokens, self._tokens(r)) for r in rows]
 
     async def token_bytes(self) -> float | None:
         """KV bytes of a stored token; None where nothing is stored."""
