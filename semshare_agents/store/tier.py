@@ -268,9 +268,9 @@ class Tier:
     def forget(self, keys: Iterable[str]) -> None:
         """Take blocks off the books and out of the store."""
         for key in keys:
-            with self._lock:
+            with self._lock:  # together: room in the books is room in the store
                 self._drop(key)
-            self.store.delete(key)
+                self.store.delete(key)
 
     def touch(self, keys: Iterable[str], use: Use) -> None:
         """Blocks were used; the last one counts as used last."""
