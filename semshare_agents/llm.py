@@ -152,6 +152,7 @@ class SemShareLLM:
                 settings.tail_tokens,
                 settings.semantic_share,
                 settings.look_share,
+                settings.look_late and settings.retention == "off",
                 settings.min_gain,
             ),
             block_tokens=settings.block_tokens,

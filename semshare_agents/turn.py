@@ -44,7 +44,7 @@ from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
-from semshare_agents.reuse.look import gathering, seen_rows, viewers
+from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
@@ -438,17 +438,26 @@ class Turns:
             log.warning("rows or files of missing blocks stay: %s", e)
 
     def _rows(self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan) -> tuple[Plan, torch.Tensor]:
-        """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again."""
+        """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again.
+
+        What late looks choose, and that end once more, is left to the first decoding steps.
+        """
         looking = viewers(plan.rows, len(prompt))
-        watch = TailWatch(len(prompt) - looking) if plan.looks else None
+        layers = gathering_layers(self.model.model.config.get_text_config().num_hidden_layers)
+        watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
         logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
         if watch is None:
             return plan, logits
-        seen = seen_rows(plan.looks, gathering(watch.attention()))
+        attention, end = gathered(watch.attention()), np.arange(len(prompt) - looking, len(prompt))
+        late = seen_rows([look for look in plan.looks if look.late], attention)
+        if len(late):
+            run.late = np.union1d(late, end)
+        seen = seen_rows([look for look in plan.looks if not look.late], attention)
+        if not len(seen):
+            return plan, logits
         plan = replace(plan, rows=np.union1d(plan.rows, seen), required=np.union1d(plan.required, seen))
-        again = np.union1d(seen, np.arange(len(prompt) - looking, len(prompt)))
-        return plan, run.prefill(prompt, again, exact_frontier(alignment, plan))
+        return plan, run.prefill(prompt, np.union1d(seen, end), exact_frontier(alignment, plan))
 
     async def on_compute(self, run: Run, function: Callable[..., T], *arguments: object) -> T:
         """Run a function on the compute thread; when the caller is cancelled, end its forward and wait for that."""
@@ -508,7 +517,11 @@ class Turns:
         if len(answer.tokens) >= room_tokens:
             answer.finish_reason = "length"
             return piece + text.finish(), None
-        return piece, run.step(token, self._repair_rows(run)) if isinstance(run, RowRun) else run.step(token)
+        return piece, self.step(run, token)
+
+    def step(self, run: Run, token: int) -> torch.Tensor:
+        """Compute a token's row, and what else a step carries; returns the token's logits `(vocabulary,)`."""
+        return run.step(token, self._repair_rows(run)) if isinstance(run, RowRun) else run.step(token)
 
     def _repair_rows(self, run: RowRun) -> int:
         if run.exact >= run.length:

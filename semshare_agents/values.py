@@ -222,17 +222,19 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Look:
-    """Rows among which the attention of the prompt's end chooses, for a second pass.
+    """Rows among which the attention of the prompt's end chooses those that are computed besides.
 
     Attributes:
         candidates: Rows, ascending, shape `(candidates,)`.
         weight: Factor of the attention that each gets, shape `(candidates,)`.
         rows: How many are computed.
+        late: Whether they are computed by the first decoding steps instead of before the first token.
     """
 
     candidates: Ints
     weight: Floats
     rows: int
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class Plan:
         layer_shares: Shares of the semantic rows kept per layer; empty when all layers compute `rows`.
         check_layer: Layer at which deviation is measured; -1 for none.
         required: Rows computed in every layer; equals `rows` for a static plan.
-        looks: What a second pass computes besides; empty for a single pass.
+        looks: What is computed besides, as the prompt's end attends to it.
         drift_kl: Mean KL to a cold run that the turn is predicted to keep, in nats.
     """
 

@@ -7,9 +7,10 @@ import torch
 
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.observe.drift import agreement, kl_mean
+from semshare_agents.turn import Turns
 from semshare_agents.values import Ints
 
-__all__ = ["agreement", "forced_logits", "kl_mean", "rouge_l"]
+__all__ = ["agreement", "decoded_logits", "forced_logits", "kl_mean", "rouge_l"]
 
 
 def rouge_l(text: str, reference: str) -> float:
@@ -46,3 +47,18 @@ def forced_logits(run: Run, first: torch.Tensor, prompt_tokens: int, continuatio
         later = run.forward(fed, rows, logits=len(fed))
         return torch.cat([first[None], later])
     return torch.stack([first, *(run.step(int(token)) for token in fed)])
+
+
+def decoded_logits(turns: Turns, run: Run, first: torch.Tensor, continuation: Ints) -> torch.Tensor:
+    """Logits along a given continuation, decoded step by step with all that a turn's steps carry.
+
+    Args:
+        turns: Whose steps they are.
+        run: Holds the prompt's KV.
+        first: Logits of the prompt's last token, shape `(vocabulary,)`.
+        continuation: Tokens to force, shape `(tokens,)`.
+
+    Returns:
+        `(tokens, vocabulary)`: the distributions each token was drawn from.
+    """
+    return torch.stack([first, *(turns.step(run, int(token)) for token in continuation[:-1])])

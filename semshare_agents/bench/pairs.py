@@ -17,7 +17,7 @@ import numpy as np
 
 from semshare_agents.bench.cold import Cold, answer_cold
 from semshare_agents.bench.facts import count_facts, fact_columns
-from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, rouge_l
+from semshare_agents.bench.fidelity import agreement, decoded_logits, forced_logits, kl_mean, rouge_l
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
@@ -180,10 +180,10 @@ async def measure_reuse(
             prefilled.run.close()
     try:
         forced = await turns.on_compute(
-            prefilled.run, forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens
+            prefilled.run, decoded_logits, turns, prefilled.run, prefilled.logits, cold.tokens
         )
         answer = Answer()
-        if len(cold.tokens) > 1 and not hasattr(prefilled.run, "buffer"):
+        if len(cold.tokens) > 1:
             prefilled.run.close()
             prefilled = await turns.prefill(request)
         async for _ in turns.generate(prefilled, answer):

@@ -34,6 +34,10 @@ class Run(ABC):
         """Give back what the run holds."""
 
 
+LATE_STEP_ROWS = 128
+"""Most late rows that one decoding step carries: an answer has to keep flowing."""
+
+
 class RowRun(Run):
     """A run whose KV lies in a full-length buffer, any rows of which can be computed.
 
@@ -52,6 +56,8 @@ class RowRun(Run):
         self.length = 0
         self.exact = 0
         """Length of the prefix whose KV equals a cold run's: the exact frontier."""
+        self.late: Ints = np.zeros(0, np.int64)
+        """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
     @property
     def buffer(self) -> torch.Tensor:
@@ -103,20 +109,22 @@ class RowRun(Run):
         self.length, self.exact = len(tokens), exact
 
     def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
-        """Append a token and, in the same pass, compute the next rows behind the exact frontier again.
+        """Append a token and, in the same pass, compute late rows or the next ones behind the exact frontier again.
 
-        In ascending order each such row sees exact rows only, so the frontier moves on with it.
+        In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Late
+        rows go first.
 
         Args:
             token: The token.
-            repair_rows: Most rows computed besides the token's own.
+            repair_rows: Most rows behind the frontier computed besides the token's own.
 
         Returns:
             The token's logits `(vocabulary,)`.
         """
         self._tokens[self.length] = token
-        reached = min(self.exact + repair_rows, self.length)
-        rows = np.append(np.arange(self.exact, reached), self.length)
+        late, self.late = self.late[:LATE_STEP_ROWS], self.late[LATE_STEP_ROWS:]
+        reached = min(self.exact + (0 if len(late) else repair_rows), self.length)
+        rows = np.concatenate((late, np.arange(self.exact, reached), [self.length]))
         out = self.forward(self._tokens[rows], rows)
         self.exact = reached if reached < self.length else self.length + 1
         self.length += 1

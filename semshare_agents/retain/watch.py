@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from semshare_agents.model.rows import RowPass
@@ -12,17 +14,19 @@ class TailWatch:
 
     Args:
         first: Position from which on rows are watched.
+        layers: Layers that are watched; None for all.
     """
 
-    def __init__(self, first: int):
+    def __init__(self, first: int, layers: Collection[int] | None = None):
         self._first = first
+        self._watched = layers
         self.layers: dict[int, torch.Tensor] = {}
         """For each layer, the mean attention that each key of each KV head gets, `(kv_heads, keys)`."""
 
     def __call__(self, row_pass: RowPass, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
         """See `semshare_agents.model.rows.Watch`."""
         count = int((row_pass.rows >= self._first).sum())
-        if not count:
+        if not count or (self._watched is not None and row_pass.layer not in self._watched):
             return
         keys = int(row_pass.rows[-1]) + 1
         heads, dim = key.shape[1], query.shape[-1]
@@ -33,5 +37,5 @@ class TailWatch:
         self.layers[row_pass.layer] = scores.softmax(-1).mean(1)
 
     def attention(self) -> torch.Tensor:
-        """Attention of all layers, `(layers, kv_heads, keys)`."""
+        """Attention of all watched layers, `(layers, kv_heads, keys)`."""
         return torch.stack([self.layers[layer] for layer in sorted(self.layers)])

@@ -21,8 +21,8 @@ def rungs(settings: PlanSettings) -> Iterator[PlanSettings]:
         if share > settings.semantic_share:
             yield replace(settings, semantic_share=share)
     for share in LOOK_SHARES:
-        if share > settings.look_share:
-            yield replace(settings, semantic_share=1.0, look_share=share)
+        if share > settings.look_share or settings.look_late:
+            yield replace(settings, semantic_share=1.0, look_share=share, look_late=False)
 
 
 def plan_within(fidelity: Fidelity, settings: PlanSettings, plan_of: Callable[[PlanSettings], Plan]) -> Plan:
@@ -40,7 +40,7 @@ def plan_within(fidelity: Fidelity, settings: PlanSettings, plan_of: Callable[[P
         plan = plan_of(rung)
         if plan.cold or plan.drift_kl <= fidelity.target_kl:
             return plan
-        if plan.drift_kl == before and rung.look_share > settings.look_share:
+        if plan.drift_kl == before and rung.look_share != settings.look_share:
             break
         before = plan.drift_kl
     seconds = plan.predicted_cold_seconds

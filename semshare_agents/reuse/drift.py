@@ -33,7 +33,8 @@ LEAST_TURNS = 20
 def features(alignment: Alignment, plan: Plan) -> Floats:
     """What is not a cold run's KV in a plan, per prompt token.
 
-    Rows that a second pass or a layer's share will choose count as what their average candidate is.
+    Rows that a second pass or a layer's share will choose count as what their average candidate is; those that decoding
+    steps compute later do not count, a drift has to be kept from the first token on.
 
     Args:
         alignment: Where the KV comes from.
@@ -49,7 +50,7 @@ def features(alignment: Alignment, plan: Plan) -> Floats:
     reused[plan.rows] = 0.0
     if plan.layer_shares:
         reused[np.setdiff1d(plan.rows, plan.required)] = 1.0 - float(np.mean(plan.layer_shares))
-    for look in plan.looks:
+    for look in (look for look in plan.looks if not look.late):
         reused[look.candidates] *= 1.0 - look.rows / len(look.candidates)
     moved = np.where(alignment.kind == Kind.MOVED, reused, 0.0)
     semantic = np.where(alignment.kind == Kind.SEMANTIC, reused, 0.0)

@@ -70,18 +70,14 @@ def viewers(rows: Ints, tokens: int) -> int:
     return int((back == tokens - 1 - np.arange(len(back))).cumprod().sum())
 
 
-def gathering(attention: torch.Tensor) -> Floats:
-    """The attention of the layers in which a decoder gathers what it needs: from the half to five sixths.
+def gathering_layers(layers: int) -> range:
+    """Those of a decoder's layers in which it gathers what it needs: from the half to five sixths."""
+    return range(layers // 2, max(layers // 2 + 1, layers * 5 // 6))
 
-    Args:
-        attention: Of each layer, `(layers, kv_heads, keys)`.
 
-    Returns:
-        What each position got, shape `(keys,)`.
-    """
-    layers = len(attention)
-    first, last = layers // 2, max(layers // 2 + 1, layers * 5 // 6)
-    out: Floats = attention[first:last].sum((0, 1)).float().cpu().numpy()
+def gathered(attention: torch.Tensor) -> Floats:
+    """What each position got of the attention of some layers, `(layers, kv_heads, keys)`; shape `(keys,)`."""
+    out: Floats = attention.sum((0, 1)).float().cpu().numpy()
     return out
 
 

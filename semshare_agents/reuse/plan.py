@@ -29,6 +29,7 @@ class PlanSettings:
     tail_tokens: int
     semantic_share: float
     look_share: float
+    look_late: bool
     min_gain: float
 
 
@@ -52,7 +53,8 @@ def make_plan(
 
     Computed are: unmatched and doubtful tokens, the head of each moved span that does not go on from what precedes it
     (its KV saw other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches; in
-    a second pass what the prompt's end attends to, of the spans whose KV lacks much that precedes them here.
+    a second pass, before the first token or beside the next ones, what the prompt's end attends to, of the spans whose
+    KV lacks much that precedes them here.
 
     Args:
         alignment: What was found.
@@ -77,9 +79,9 @@ def make_plan(
     loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
     share = layer_share(choice, len(candidates), len(rows), layers)
     look = look_at_moved(alignment, settings.look_share, rows) if settings.look_share > 0 else None
-    looks = () if look is None else (look,)
+    looks = () if look is None else (replace(look, late=settings.look_late),)
     seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
-    seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks)
+    seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks if not look.late)
     if seconds * settings.min_gain > cold_seconds:
         return cold_plan(tokens, f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s", cold_seconds)
     return Plan(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from semshare_agents.bench.calibrate import SHARES
 from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
 from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
+from semshare_agents.values import Kind
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import system, user
@@ -78,7 +81,7 @@ async def test_wrong_fidelities_are_refused_per_call(open_llm: OpenLLM, fidelity
 
 
 async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
-    plain, looking = await open_llm(), await open_llm(look_share=0.3)
+    plain, looking = await open_llm(look_share=0.0), await open_llm(look_share=0.3, look_late=False)
     swapped = [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))]
     shares, tokens = [], []
     for llm in (plain, looking):
@@ -90,6 +93,31 @@ async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
         tokens.append(cold.tokens)
     assert shares[1] > shares[0]
     assert tokens[0] == tokens[1]
+
+
+async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> None:
+    llm = await open_llm(look_share=0.3, repair_rows=0)
+    await llm.generate([system("be brief"), BODY])
+    request = llm._request([system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))], {})
+    prefilled = await llm.turns.prefill(request)
+    try:
+        run = prefilled.run
+        assert isinstance(run, RowRun)
+        late = run.late.copy()
+        assert len(late)
+        looked = np.setdiff1d(late, prefilled.plan.rows)
+        assert len(looked)
+        assert set(prefilled.alignment.kind[looked]) == {Kind.MOVED}
+        assert late[-1] == len(prefilled.prompt) - 1
+        before = run.buffer.clone()
+        for token in range(5, 5 - (-len(late) // LATE_STEP_ROWS)):
+            llm.turns.step(run, token)
+        changed = (run.buffer != before).any(-1).any(2).any(1).any(0).numpy()[: len(prefilled.prompt)]
+        assert set(np.flatnonzero(changed)) <= set(late.tolist())
+        assert changed.sum() > len(late) // 2
+        assert not len(run.late)
+    finally:
+        run.close()
 
 
 async def test_a_calibration_of_another_model_is_refused(open_llm: OpenLLM, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from semshare_agents.model.caching import cache_name
 from semshare_agents.model.rows import BufferPool, ForwardStopped, RowModel
+from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Plan
 from tests import tiny
@@ -113,6 +114,25 @@ def test_many_row_groups_equal_the_stock_forward() -> None:
     assert len(rows.row_pass(broken).groups) > 3
     found = rows.forward(ids[broken], broken, buffer, logits=len(broken))
     assert_close(found, expected[broken], torch.float32)
+
+
+def test_late_rows_are_computed_by_the_next_steps() -> None:
+    rows, ids = row_model("llama", torch.float32), prompt(5, 300)
+    expected, cache = stock(rows.model, ids)
+    late = np.sort(np.random.default_rng(6).permutation(np.arange(5, 290))[: LATE_STEP_ROWS + 8])
+    run, prefilled = RowRun(rows, BufferPool(rows), len(ids)), len(ids) - 3
+    run.prefill(ids[:prefilled], np.arange(prefilled), 0)
+    broken = torch.as_tensor(late)
+    run.buffer[:, :, :, broken[:LATE_STEP_ROWS]] *= -1
+    run.late = late
+    assert_close(run.step(int(ids[-3]), repair_rows=5), expected[-3], torch.float32)
+    assert run.exact == 0  # late rows go first
+    run.buffer[:, :, :, broken[LATE_STEP_ROWS:]] *= -1
+    assert_close(run.step(int(ids[-2]), repair_rows=5), expected[-2], torch.float32)
+    for layer, kept in enumerate(cache.layers):
+        assert_close(run.buffer[layer, 0, :, : len(ids) - 1], kept.keys[0, :, :-1], torch.float32)
+    assert_close(run.step(int(ids[-1]), repair_rows=5), expected[-1], torch.float32)
+    assert run.exact == 5
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -26,11 +26,20 @@ from semshare_agents.reuse.drift import (
     read,
     save,
 )
-from semshare_agents.reuse.look import gathering, look_at_moved, seen_rows, unseen_tokens, viewers
+from semshare_agents.reuse.look import (
+    gathered,
+    gathering_layers,
+    look_at_moved,
+    seen_rows,
+    unseen_tokens,
+    viewers,
+)
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan
 
-SETTINGS = PlanSettings(head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, min_gain=1.0)
+SETTINGS = PlanSettings(
+    head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, look_late=False, min_gain=1.0
+)
 
 
 def donor(turn_id: int, tokens: int, depth: int = 0, first: int = 0) -> Donor:
@@ -76,7 +85,7 @@ def test_viewers_are_the_unbroken_end() -> None:
     layers = torch.zeros(6, 1, 3)
     layers[3, 0, 1] = 1.0
     layers[5, 0, 2] = 1.0
-    assert gathering(layers).tolist() == [0.0, 1.0, 0.0]
+    assert gathered(layers[list(gathering_layers(6))]).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_features_count_what_is_not_computed() -> None:
@@ -92,6 +101,8 @@ def test_features_count_what_is_not_computed() -> None:
     assert features(drifted, plan)[FEATURES.index("inherited")] == pytest.approx(200 / 230)
     looked = replace(plan, looks=(Look(np.arange(110, 210), np.ones(100, np.float32), 50),))
     assert features(alignment, looked)[FEATURES.index("unseen")] == pytest.approx(50 / 230)
+    later = replace(looked, looks=(replace(looked.looks[0], late=True),))
+    assert features(alignment, later).tolist() == features(alignment, plan).tolist()
 
 
 def synthetic(turns: int, noise: float) -> tuple[list[Floats], list[float], Floats]:
@@ -165,6 +176,9 @@ def test_the_dial_spends_no_more_than_it_must() -> None:
         assert all(plan_of(settings).drift_kl > target for settings in refused)
         spent.append((taken.semantic_share, taken.look_share))
     assert spent == sorted(set(spent))
+    tried.clear()
+    plan_within(Fidelity.parse(1e-9), replace(SETTINGS, look_share=0.5, look_late=True), plan_of)
+    assert [s.look_late for s in tried if s.look_share != 0.5] == [False] * 3
     cold = plan_within(Fidelity.parse(0.001), SETTINGS, plan_of)
     assert cold.cold
     assert cold.predicted_seconds == 3.0

@@ -34,7 +34,9 @@ def aligned(*parts: tuple[int, int, Kind, int, int], donors: tuple[Donor, ...] |
     return replace(out, donors=donors or (donor(1), donor(2)))
 
 
-SETTINGS = PlanSettings(head_tokens=8, tail_tokens=10, semantic_share=0.1, look_share=0.0, min_gain=1.0)
+SETTINGS = PlanSettings(
+    head_tokens=8, tail_tokens=10, semantic_share=0.1, look_share=0.0, look_late=False, min_gain=1.0
+)
 
 
 def plan(alignment: Alignment, cost: CostModel | None = None, strategy: str = "static", **more: object) -> Plan:
