@@ -165,6 +165,8 @@ async def settle_departures(turns: Turns) -> None:
 async def record_departures(registry: Registry, tiers: Tiers, departures: Sequence[Departure]) -> list[str]:
     """One event for each tier and reason: `evict` for blocks that are gone, `demote` for those that a tier still has.
 
+    What left the disk is gone, also where RAM still has it: its row promises every process a file.
+
     Returns:
         Keys of blocks that are gone.
 
@@ -173,15 +175,16 @@ async def record_departures(registry: Registry, tiers: Tiers, departures: Sequen
     """
     gone: dict[str, list[str]] = {}
     demoted: dict[str, dict[str, int]] = {}
+    durable = tiers.durable
     for left in departures:
         why = f"{left.tier}: {left.reason}"
-        if tiers.anywhere(left.key):
+        from_disk = durable is not None and left.tier == durable.name
+        if (durable is not None and left.key in durable) if from_disk else tiers.anywhere(left.key):
             demoted.setdefault(why, {})[left.key] = left.entry.tokens
         else:
             gone.setdefault(why, []).append(left.key)
     for why, keys in gone.items():
         await registry.drop_blocks(list(dict.fromkeys(keys)), "evict", why)
-    durable = tiers.durable
     for why, tokens in demoted.items():
         await registry.demoted([k for k in tokens if durable is not None and k in durable], sum(tokens.values()), why)
     return [key for keys in gone.values() for key in keys]

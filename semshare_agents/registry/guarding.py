@@ -127,6 +127,7 @@ class GuardQueries:
             detail = f"{who}, reuse up to {limit.reuse}: {limit.reason}"
             event = {"at": limit.since, "turn_id": turn_id, "kind": kind, "tokens": 0, "detail": detail}
             await c.execute(insert(t.events).values(**event))
+            await c.execute(oldest(t.events, self.event_rows))
 
     async def guard_statistics(self) -> dict[str, Any]:
         """Samples by class, and what is narrowed now."""

@@ -295,6 +295,7 @@ class WriteQueries:
             count, detail = sum(b.length for b in blocks), f"exact up to token {exact_tokens}"
             event = {"at": time.time(), "turn_id": turn_id, "kind": "repair", "tokens": count, "detail": detail}
             await c.execute(insert(t.events).values(**event))
+            await c.execute(oldest(t.events, self.event_rows))
         return [old[block_id] for block_id in unused]
 
 

@@ -220,7 +220,7 @@ async def test_no_damage_is_ever_served(open_llm: OpenLLM, pytestconfig: pytest.
     cold = {name: await look(llm, name, Reuse.OFF) for name in ASKED}
     load = llm.turns.tiers.load
     read: set[str] = set()
-    llm.turns.tiers.load = lambda infos: (read.update(i.key for i in infos), load(infos))[1]  # type: ignore[method-assign]
+    llm.turns.tiers.load = lambda infos, *owner: (read.update(i.key for i in infos), load(infos, *owner))[1]  # type: ignore[method-assign]
     whole = {name: await look(llm, name, Reuse.MOVED) for name in ASKED}
     llm.turns.tiers.load = load  # type: ignore[method-assign]
     memory.mine = [path for path in memory.mine if path.stem in read]
