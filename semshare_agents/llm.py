@@ -70,6 +70,7 @@ class SemShareLLM:
         self._guard: Guard | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.observers: list[Observer] = [TurnLog(settings.log_text), *([Tracing()] if settings.tracing else [])]
 
     @classmethod
@@ -103,6 +104,7 @@ class SemShareLLM:
     async def _start(self) -> SemShareLLM:
         if self._turns is not None or self._closed:
             return self
+        self._loop = asyncio.get_running_loop()
         settings = self.settings
         matcher = make_matcher(settings.matching)
         strategy = make_strategy(settings.strategy)
@@ -273,6 +275,17 @@ class SemShareLLM:
         if self._closed or self._turns is None:
             raise ClosedError("this SemShareLLM is closed or was not started: use `async with SemShareLLM.open()`")
         return self._turns
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it serves.
+
+        Raises:
+            ClosedError: the adapter was never started.
+        """
+        if self._loop is None:
+            raise ClosedError("this SemShareLLM was not started: use `async with SemShareLLM.open()`")
+        return self._loop
 
     async def _on_compute(self, function: Callable[..., Any], *arguments: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._compute, lambda: function(*arguments))

@@ -418,6 +418,7 @@ class Sampling:
         top_k: 0 is off.
         top_p: 1.0 is off.
         repetition_penalty: 1.0 is off.
+        frequency_penalty: Taken off a token's logit for each time that it stands in the answer; 0.0 is off.
         seed: Seed of the sampler; `None` draws one.
         stop: Strings that end the answer; they are not part of it.
     """
@@ -427,6 +428,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -437,6 +439,7 @@ class Sampling:
             (self.top_k >= 0, "top_k must not be negative"),
             (0 < self.top_p <= 1, "top_p must be in (0, 1]"),
             (self.repetition_penalty > 0, "repetition_penalty must be positive"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be in [-2, 2]"),
             (all(isinstance(s, str) and s for s in self.stop), "stop strings must be non-empty strings"),
         )
         for ok, problem in checks:

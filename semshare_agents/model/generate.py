@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device, constraint: Constraint | None = None):
         self._constraint = constraint
+        self._frequency_penalty = sampling.frequency_penalty
+        self._answered: Counter[int] = Counter()
         self._greedy = sampling.temperature < COLDEST
         self._seen = torch.as_tensor(prompt, device=device)[None]
         self._generator = torch.Generator(device=device)
@@ -64,10 +67,16 @@ class Sampler:
         Raises:
             InvalidSchemaError: the answer cannot be held to its constraint.
         """
-        if self._constraint is None:
-            return self._drawn(logits)
-        token = self._drawn(self._constraint.narrow(logits))
-        self._constraint.accept(token)
+        if self._frequency_penalty and self._answered:
+            tokens = torch.tensor(list(self._answered), device=logits.device)
+            counts = torch.tensor(list(self._answered.values()), device=logits.device, dtype=torch.float32)
+            logits = logits.float().index_add(0, tokens, counts, alpha=-self._frequency_penalty)
+        if self._constraint is not None:
+            logits = self._constraint.narrow(logits)
+        token = self._drawn(logits)
+        self._answered[token] += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
         return token
 
     def _drawn(self, logits: torch.Tensor) -> int:

@@ -133,6 +133,13 @@ def test_repetition_is_penalised_in_prompt_and_answer() -> None:
     assert [sampler.next(logits) for _ in range(2)] == [9, 8]
 
 
+def test_frequency_counts_in_the_answer_alone() -> None:
+    logits = torch.zeros(50)
+    logits[2], logits[9], logits[8] = 1.2, 1.0, 0.6
+    sampler = Sampler(Sampling(frequency_penalty=0.5), np.asarray([2, 2, 9]), torch.device("cpu"))
+    assert [sampler.next(logits) for _ in range(5)] == [2, 9, 2, 8, 9]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -142,6 +149,7 @@ def test_repetition_is_penalised_in_prompt_and_answer() -> None:
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"repetition_penalty": 0.0},
+        {"frequency_penalty": 2.1},
         {"stop": ("",)},
         {"stop": (3,)},
     ],

@@ -1,0 +1,151 @@
+"""LangChain's messages to the adapter's, and its answers to LangChain's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+
+from semshare_agents.errors import InvalidMessagesError
+from semshare_agents.registry.writing import report_dict
+from semshare_agents.values import Generation, Piece
+
+ROLES: dict[type[BaseMessage], str] = {
+    SystemMessage: "system",
+    HumanMessage: "user",
+    AIMessage: "assistant",
+    ToolMessage: "tool",
+    FunctionMessage: "function",
+}
+KNOWN_BLOCKS = frozenset(
+    {
+        "text",
+        "tool_use",
+        "tool_call",
+        "tool_call_chunk",
+        "invalid_tool_call",
+        "thinking",
+        "redacted_thinking",
+        "reasoning",
+    }
+)
+"""Blocks of a message that are its text, are told elsewhere, or are a model's thoughts, which no template repeats."""
+
+
+def to_adapter(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Messages as the adapter takes them.
+
+    Raises:
+        InvalidMessagesError: a message has no role that a model knows, or parts other than text.
+    """
+    return [_message(message) for message in messages]
+
+
+def _message(message: BaseMessage) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": _role(message), "content": _text(message)}
+    if message.name:
+        told["name"] = message.name
+    if isinstance(message, ToolMessage):
+        told["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+        calls = [(c["id"], c["name"], c["args"]) for c in message.tool_calls]
+        broken = [(c["id"], c["name"] or "", c["args"] or "") for c in message.invalid_tool_calls]
+        told["tool_calls"] = [
+            {"id": i or "", "type": "function", "function": {"name": name, "arguments": arguments}}
+            for i, name, arguments in (*calls, *broken)
+        ]
+    return told
+
+
+def _role(message: BaseMessage) -> str:
+    if isinstance(message, ChatMessage):
+        return message.role
+    role = next((role for kind, role in ROLES.items() if isinstance(message, kind)), None)
+    if role is None:
+        raise InvalidMessagesError(f"a {type(message).__name__} cannot be told to a model")
+    return role
+
+
+def _text(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    for block in message.content:
+        kind = block.get("type") if isinstance(block, dict) else "text"
+        if kind not in KNOWN_BLOCKS:
+            raise InvalidMessagesError(f"a message has a part of type {kind!r}; this model reads text only")
+    return str(message.text)
+
+
+def usage_of(generation: Generation) -> UsageMetadata:
+    """Token counts; what was reused is counted as read from the cache only as far as it is exact."""
+    usage = generation.usage
+    return UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details={"cache_read": usage.cached_tokens},
+    )
+
+
+def metadata_of(generation: Generation, model: str) -> dict[str, Any]:
+    """Model, reason of the end, and the reuse report."""
+    return {
+        "model_name": model,
+        "model_provider": "semshare",
+        "finish_reason": generation.finish_reason,
+        "semshare": {**report_dict(generation.report), "turn_id": generation.report.turn_id},
+    }
+
+
+def whole(generation: Generation, model: str) -> AIMessage:
+    """An answer as a message."""
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for call in generation.tool_calls:
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError as e:
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=str(e)))
+            continue
+        if isinstance(arguments, dict):
+            calls.append(tool_call(name=call.name, args=arguments, id=call.id))
+        else:
+            error = "the arguments are no JSON object"
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+    return AIMessage(
+        content=generation.text,
+        tool_calls=calls,
+        invalid_tool_calls=broken,
+        usage_metadata=usage_of(generation),
+        response_metadata=metadata_of(generation, model),
+    )
+
+
+def part(piece: Piece, model: str) -> AIMessageChunk:
+    """A piece of an answer as a part of a message."""
+    if piece.generation is not None:
+        return AIMessageChunk(
+            content="",
+            usage_metadata=usage_of(piece.generation),
+            response_metadata=metadata_of(piece.generation, model),
+            chunk_position="last",
+        )
+    calls = [
+        tool_call_chunk(name=c.name or None, args=c.arguments, id=c.id or None, index=c.index) for c in piece.tool_calls
+    ]
+    return AIMessageChunk(content=piece.text, tool_call_chunks=calls)
