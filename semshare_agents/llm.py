@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
+UNWRITTEN_TURNS = 32
+"""Turns whose files may still have to be written; what waits for a file is in RAM beside the budget."""
+
 
 class SemShareLLM:
     """A causal language model with a memory made of KV.
@@ -253,6 +256,11 @@ class SemShareLLM:
         if self._given is None:
             gc.unfreeze()
 
+    async def _written_up(self) -> None:
+        """Let a turn wait while the disk is more than `UNWRITTEN_TURNS` behind."""
+        while len(self._background) >= UNWRITTEN_TURNS:
+            await asyncio.wait(self._background, return_when=asyncio.FIRST_COMPLETED)
+
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
         while self._background:
@@ -332,6 +340,7 @@ class SemShareLLM:
         began = time.time()
         guard = self._guard
         assert guard is not None
+        await self._written_up()
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
