@@ -15,7 +15,7 @@ from semshare_agents.model.loading import LoadedModel
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWS = {
     "async_loop": (r"[1-9]\d tokens reused exactly", 2),
-    "langgraph_agent": (r"[1-9]\d\d tokens reused exactly", 5),
+    "langgraph_agent": (r"[1-9]\d+ tokens reused exactly", 5),
     # The dossier is computed by the node that comes first, and by no other.
     "langgraph_supervisor": (r"(?:supervisor|historian|treasurer): 3\d\d of 3\d\d tokens reused, [1-5]?\d computed", 3),
     "lcel_chain": (r"1\d\d tokens reused exactly", 2),

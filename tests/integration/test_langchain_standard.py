@@ -39,7 +39,7 @@ class Declared:
     """What the class has, as LangChain's suites ask for it."""
 
     params: dict[str, Any]
-    more: ClassVar[dict[str, Any]] = {"max_tokens": 200, "frequency_penalty": 0.8}
+    more: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture(autouse=True)
     def _adapter(self, places: dict[str, Any]) -> None:
