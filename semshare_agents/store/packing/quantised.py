@@ -95,8 +95,7 @@ def _quantise(x: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
     largest = scale.amax(2, keepdim=True)
     if not bool(torch.isfinite(largest).all() & torch.isfinite(mean_step).all()):
         raise StoreError("a block with values that are not finite cannot be quantised: use kv_codec='raw'")
-    # The next finer step: a little of the largest number is cut off, all others are rounded less.
-    grid = (torch.log2(largest / scale) * OCTAVE_STEPS).ceil().clamp(0, 255)
+    grid = (torch.log2(largest / scale) * OCTAVE_STEPS).floor().clamp(0, 255)
     codes = torch.floor(y / _scales(grid, largest)).clamp(-half, half - 1) + half
     return {
         "codes": pack_bits(codes.to(torch.uint8), bits),
