@@ -58,7 +58,7 @@ def test_every_strategy_is_a_line_and_the_paper_is_one_more() -> None:
     assert (known["paper"].strategy, known["paper"].matching) == ("deviation", "nearest")
     assert chosen([]) == list(known.values())
     assert [c.name for c in chosen(["paper", "static", "paper"])] == ["paper", "static"]
-    with pytest.raises(ConfigurationError, match="unknown strategy best; known: static"):
+    with pytest.raises(ConfigurationError, match="unknown strategy best; known: question, static"):
         chosen(["static", "best"])
 
 
