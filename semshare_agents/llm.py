@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -30,6 +30,7 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.registry import DriftSample, Forgotten, Registry
+from semshare_agents.registry.keeping import KeptBlock
 from semshare_agents.remember import Kept, keep, make_durable, record_departures, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
@@ -230,10 +231,7 @@ class SemShareLLM:
     @staticmethod
     async def _hold_to_limits(registry: Registry, tiers: Tiers) -> None:
         """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold."""
-        for block in await registry.kept_blocks():
-            use = Owner(block.tenant, block.session).use(block.used_at)
-            for tier in tiers.tiers:
-                tier.describe(block.key, block.start, block.length, block.tenant, tiers.seconds, use)
+        await asyncio.to_thread(_described, tiers, await registry.kept_blocks())
         await asyncio.to_thread(tiers.trim)
         await record_departures(registry, tiers, tiers.departures())
 
@@ -340,7 +338,8 @@ class SemShareLLM:
         began = time.time()
         guard = self._guard
         assert guard is not None
-        await self._written_up()
+        if request.store:
+            await self._written_up()
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
@@ -556,6 +555,13 @@ def _make_tiers(
     if settings.disk_bytes:
         tiers.append(tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes))
     return tiers
+
+
+def _described(tiers: Tiers, blocks: Sequence[KeptBlock]) -> None:
+    for block in blocks:
+        use = Owner(block.tenant, block.session).use(block.used_at)
+        for tier in tiers.tiers:
+            tier.describe(block.key, block.start, block.length, block.tenant, tiers.seconds, use)
 
 
 def _announce(home: Path) -> tuple[IO[bytes], bool]:

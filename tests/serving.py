@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import openai
 import uvicorn
 from semshare_server import Keyring, create_app
 
@@ -35,3 +36,8 @@ async def serving(llm: SemShareLLM, keyring: Keyring | None = None, **settings: 
         finally:
             server.should_exit = True
             await task
+
+
+def client(url: str, key: str = "none") -> openai.AsyncOpenAI:
+    """The official client of a server."""
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)

@@ -23,14 +23,10 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.settings import load_server_settings
 from semshare_agents.values import Piece
 from tests import tiny
-from tests.serving import MODEL, serving
+from tests.serving import MODEL, client, serving
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 KEYS = Keyring({digest("sk-a"): "acme", digest("sk-b"): "bolt"})
-
-
-def client(url: str, key: str = "none") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from semshare_agents.llm import SemShareLLM
 from tests import tiny
-from tests.serving import MODEL, serving
+from tests.serving import MODEL, client, serving
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 
@@ -57,10 +57,6 @@ async def llm(open_llm: OpenLLM) -> SemShareLLM:
 async def url(llm: SemShareLLM) -> AsyncIterator[str]:
     async with serving(llm) as address:
         yield address
-
-
-def client(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
 
 
 async def test_a_named_tool_is_called_whole_and_streamed_alike(url: str, llm: SemShareLLM) -> None:
