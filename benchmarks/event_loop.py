@@ -44,6 +44,15 @@ def question(session: int, turn: int, tokens: int) -> str:
     return words(session, turn, tokens if turn == 0 else 60)
 
 
+def what(handle: Handle) -> str:
+    """What a callback is, by name: its `repr` would print the tensors that a task hands over, for half a second."""
+    callback = handle._callback  # type: ignore[attr-defined]
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return getattr(owner.get_coro(), "__qualname__", "a task")
+    return getattr(callback, "__qualname__", type(callback).__name__)
+
+
 class Callbacks:
     """The longest of the loop's callbacks."""
 
@@ -60,7 +69,7 @@ class Callbacks:
             run(handle)
             took, busy = time.perf_counter() - start, time.thread_time() - busy
             if took > BEAT_SECONDS:
-                self.longest.append((took, busy, repr(handle)))
+                self.longest.append((took, busy, what(handle)))
 
         Handle._run = timed  # type: ignore[method-assign]
         try:
@@ -136,8 +145,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             await serving
     if failed or turns != options.sessions * options.turns:
         raise SystemExit(f"{turns} turns were answered, the clients ended with status {failed}")
-    for took, busy, what in sorted(callbacks.longest, reverse=True)[: options.callbacks]:
-        print(f"{1000 * took:7.1f} ms, {1000 * busy:5.1f} on the processor: {what[:200]}", file=sys.stderr)
+    for took, busy, name in sorted(callbacks.longest, reverse=True)[: options.callbacks]:
+        print(f"{1000 * took:7.1f} ms, {1000 * busy:5.1f} on the processor: {name}", file=sys.stderr)
     p50, p99, most = (1000 * np.quantile(late, q) for q in (0.5, 0.99, 1.0))
     return {
         "sessions": options.sessions,
