@@ -2,7 +2,8 @@
 
     python benchmarks/eviction.py [--seeds 3] [--budgets 10 20 40]
 
-Prints medians over seeds. `no limit` is a memory without a budget: no policy can save more.
+Prints medians over seeds. `clairvoyant` evicts what is needed last, which only a replay can know; `no limit` is a
+memory without a budget. No policy can save more than the lesser of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 from dataclasses import replace
 from statistics import median
 
-from semshare_agents.bench.eviction import Setup, all_bytes, simulate
+from semshare_agents.bench.eviction import CLAIRVOYANT, Setup, all_bytes, simulate
 from semshare_agents.bench.traces import Mix, draw_trace
 from semshare_agents.cli.evict import DEFAULT_SPEEDS, TOKEN_BYTES
 from semshare_agents.reuse.cost import CostModel, Speeds
@@ -28,7 +29,7 @@ MIXES = {
     "a burst every 1 s": replace(BASE, arrival_seconds=1.0),
     "a burst every 0.3 s": replace(BASE, arrival_seconds=0.3),
 }
-POLICIES = ("session", "gdsf", "lfu", "slru", "fifo")
+POLICIES = ("session", "gdsf", "lfu", "slru", "fifo", CLAIRVOYANT)
 
 
 def main() -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
+from semshare_agents.bench.clairvoyant import Clairvoyant
 from semshare_agents.bench.traces import Visit
-from semshare_agents.evict import Entry, PolicyOptions, make_policy
+from semshare_agents.evict import Entry, EvictionPolicy, PolicyOptions, make_policy
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.store import BlockInfo, BlockStore, Tier
 from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases, Owner
 
+CLAIRVOYANT = "clairvoyant"
+"""The name, in replays only, of the policy that knows the rest of the trace."""
 HEAD_TOKENS = 32
 """Rows computed again where reuse goes on behind a gap, as the setting `head_tokens` has it."""
 
@@ -101,11 +104,21 @@ def simulate(trace: Sequence[Visit], policy: str, budget_bytes: int, setup: Setu
     A turn's hits are read, then what it lacks is stored and the rest used again, deepest first, as a turn does. Blocks
     that are not whole are neither stored nor hit.
 
+    Args:
+        trace: Turns in the order of their times.
+        policy: Its name, or `CLAIRVOYANT`.
+        budget_bytes: Of the tier.
+        setup: What the trace is replayed with.
+
     Raises:
         ConfigurationError: there is no such policy.
     """
     now = 0.0
-    chosen = make_policy(policy, PolicyOptions(setup.ttl_seconds, setup.moved))
+    chosen: EvictionPolicy
+    if policy == CLAIRVOYANT:
+        chosen = Clairvoyant(trace, setup.block_tokens)
+    else:
+        chosen = make_policy(policy, PolicyOptions(setup.ttl_seconds, setup.moved))
     tier = Tier(PaperStore(), max(budget_bytes, 1), chosen, Leases(), clock=lambda: now)
     size, hit, saved = setup.block_tokens, 0, 0.0
     for visit in trace:

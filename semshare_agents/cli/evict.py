@@ -75,9 +75,9 @@ def simulate(
     """Replay a trace under every policy: hit share, seconds saved, bytes evicted.
 
     Speeds come from the options, else from what was measured in the home folder, else they are typical of a 135M model
-    on two cores.
+    on two cores. `clairvoyant` knows the rest of the trace: what the best possible policy would save.
     """
-    from semshare_agents.bench.eviction import Setup, all_bytes, draw_outcomes
+    from semshare_agents.bench.eviction import CLAIRVOYANT, Setup, all_bytes, draw_outcomes
     from semshare_agents.bench.eviction import simulate as replay
     from semshare_agents.bench.traces import read_trace
     from semshare_agents.evict import POLICIES
@@ -101,7 +101,7 @@ def simulate(
     setup = Setup(CostModel(speeds, each), each, settings.block_tokens, reuse == "moved", ttl_seconds)
     total = all_bytes(visits, setup)
     allowed = _bytes(budget, total)
-    names = policy or sorted(POLICIES)
+    names = policy or [*sorted(POLICIES), CLAIRVOYANT]
     outcomes = [replay(visits, name, allowed, setup) for name in names]
     unlimited = replace(replay(visits, "lru", total, setup), policy="no limit")
     table = Table("policy", "hit %", "seconds saved", "of cold %", "evicted MiB")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from semshare_agents.bench.eviction import Setup, all_bytes, simulate
+from semshare_agents.bench.eviction import CLAIRVOYANT, Setup, all_bytes, simulate
 from semshare_agents.bench.traces import Mix, Visit, block_names, draw_trace, read_trace, write_trace
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError
@@ -61,6 +61,36 @@ def test_no_policy_beats_a_memory_without_limits(policy: str) -> None:
     found = simulate(trace, policy, total // 5, SETUP)
     assert 0 < found.saved_seconds <= most.saved_seconds <= most.cold_seconds
     assert found.evicted_bytes > most.evicted_bytes == 0
+
+
+def best_by_search(trace: list[Visit], budget_blocks: int) -> int:
+    """Most hits that any choice of what to keep can have, by trying all choices; prompts of one block each."""
+    reached: dict[frozenset[str], int] = {frozenset(): 0}
+    for visit in trace:
+        (key,) = visit.blocks
+        following: dict[frozenset[str], int] = {}
+        for kept, hits in reached.items():
+            hits += key in kept
+            room = kept | {key}
+            for state in [room] if len(room) <= budget_blocks else [room - {one} for one in kept]:
+                following[state] = max(hits, following.get(state, -1))
+        reached = following
+    return max(reached.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_knowing_what_comes_is_the_best_that_can_be_had(seed: int) -> None:
+    keys = np.random.default_rng(seed).integers(0, 7, 40)
+    trace = [Visit(float(at), "", "s", 64, 64, (f"b{key}",)) for at, key in enumerate(keys)]
+    found = simulate(trace, CLAIRVOYANT, 3 * SETUP.block_bytes, SETUP)
+    assert found.hit_tokens == 64 * best_by_search(trace, 3)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_no_policy_beats_one_that_knows_what_comes(policy: str) -> None:
+    trace = draw_trace(SMALL, 2)
+    budget = all_bytes(trace, SETUP) // 10
+    assert simulate(trace, policy, budget, SETUP).hit_tokens <= simulate(trace, CLAIRVOYANT, budget, SETUP).hit_tokens
 
 
 def test_gaps_end_exact_reuse_and_moved_reuse_goes_on_behind_them() -> None:
@@ -117,7 +147,7 @@ def test_the_commands_draw_replay_and_plot(tmp_path: Path) -> None:
     out = run.invoke(app, ["evict", "simulate", str(file), "--plot", str(plot), "--json", str(figures), *home])
     assert out.exit_code == 0, out.output
     found = json.loads(figures.read_text())
-    assert [row["policy"] for row in found] == [*sorted(POLICIES), "no limit"]
+    assert [row["policy"] for row in found] == [*sorted(POLICIES), "clairvoyant", "no limit"]
     assert plot.with_suffix(".png").stat().st_size > 10_000
     assert "<svg" in plot.with_suffix(".svg").read_text()
 
