@@ -11,7 +11,6 @@ Limits and samples are in the registry and read once; what another process learn
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from random import Random
 import numpy as np
 import torch
 
+from semshare_agents import threads
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.idle import IdleWork
 from semshare_agents.model.run import RowRun
@@ -211,7 +211,7 @@ class Guard(IdleWork[Job]):
             try:
                 cold = await self._cold(job)
                 if cold is not None:
-                    await self._judge(job, await asyncio.to_thread(_compared, job, cold))
+                    await self._judge(job, await threads.work(_compared, job, cold))
             except SemShareError as e:
                 log.warning("turn %d is not measured: %s", job.turn_id, e)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from semshare_agents import keys, private
+from semshare_agents import keys, private, threads
 from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
@@ -115,10 +115,10 @@ class SemShareLLM:
         options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
         policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
         leases, packing, sealer = Leases(), make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
-        tiers = await asyncio.to_thread(lambda: Tiers(_make_tiers(settings, packing, policies, leases, sealer), leases))
+        tiers = await threads.work(lambda: Tiers(_make_tiers(settings, packing, policies, leases, sealer), leases))
         try:
-            self._alive, alone = alive, _ = await asyncio.to_thread(_announce, settings.home)
-            names_key = await asyncio.to_thread(keys.names_key, settings.home, settings.names_key)
+            self._alive, alone = alive, _ = await threads.work(_announce, settings.home)
+            names_key = await threads.work(keys.names_key, settings.home, settings.names_key)
             registry = await Registry.open(
                 settings.registry_url,
                 timeout_seconds=settings.database_timeout_seconds,
@@ -136,7 +136,7 @@ class SemShareLLM:
                 if cost is not None:
                     tiers.seconds = cost.block_seconds
                 await self._hold_to_limits(registry, tiers)
-                calibration = await asyncio.to_thread(calibration_for, settings.home, model.fingerprint)
+                calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
             except BaseException:
                 await registry.close()
                 raise
@@ -219,7 +219,7 @@ class SemShareLLM:
         """
         if alone and await registry.unerased():
             # Whoever forgot was interrupted.
-            await asyncio.to_thread(tiers.forget, await registry.forgotten_keys())
+            await threads.store(tiers.forget, await registry.forgotten_keys())
             await registry.erase()
         await registry.announce()
         ended = await (registry.foreign() if alone and registry.dialect == "sqlite" else registry.abandoned())
@@ -231,8 +231,8 @@ class SemShareLLM:
     @staticmethod
     async def _hold_to_limits(registry: Registry, tiers: Tiers) -> None:
         """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold."""
-        await asyncio.to_thread(_described, tiers, await registry.kept_blocks())
-        await asyncio.to_thread(tiers.trim)
+        await threads.work(_described, tiers, await registry.kept_blocks())
+        await threads.store(tiers.trim)
         await record_departures(registry, tiers, tiers.departures())
 
     async def aclose(self) -> None:
@@ -247,10 +247,10 @@ class SemShareLLM:
         await self.flush()
         if self._turns is not None:
             await self._turns.registry.close()
-            await asyncio.to_thread(self._turns.tiers.close)
-        await asyncio.to_thread(self._compute.shutdown)
+            await threads.store(self._turns.tiers.close)
+        await threads.work(self._compute.shutdown)
         if self._alive is not None:
-            await asyncio.to_thread(self._alive.close)
+            await threads.work(self._alive.close)
         if self._given is None:
             gc.unfreeze()
 
@@ -365,7 +365,7 @@ class SemShareLLM:
         finally:
             prefilled.run.close()
             if kept is not None and turn_id is None:
-                await asyncio.to_thread(turns.tiers.forget, kept.fresh)
+                await threads.store(turns.tiers.forget, kept.fresh)
         generation = _generation(prefilled, answer, turn_id, content, () if parted is None else parted.calls)
         seen = TurnSeen(turns.model.name, prefilled.request, generation, began, time.time())
         for observer in self.observers:
@@ -400,7 +400,7 @@ class SemShareLLM:
                 idle.give_up(found.turn_ids)
         # A file that is still being written would outlive its row.
         async with turns.writing:
-            await asyncio.to_thread(turns.tiers.forget, found.keys)
+            await threads.store(turns.tiers.forget, found.keys)
         await turns.registry.erase()
         return found
 
@@ -412,7 +412,7 @@ class SemShareLLM:
                 stored = await remember(turns, prefilled, answer, kept)
             except BaseException:
                 # KV that no row names would stay for ever.
-                await asyncio.to_thread(turns.tiers.forget, kept.fresh)
+                await threads.store(turns.tiers.forget, kept.fresh)
                 raise
         except SemShareError as e:
             log.warning("a turn is not remembered: %s", e)

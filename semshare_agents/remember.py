@@ -7,7 +7,6 @@ makes its row visible to other processes. Where there is no fast tier, files com
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from semshare_agents import threads
 from semshare_agents.errors import StoreError
 from semshare_agents.match import names
 from semshare_agents.match.names import NamedBlock
@@ -85,7 +85,7 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
     tokens = run.tokens.copy()
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
     owner = owner_of(prefilled)
-    kept = await asyncio.to_thread(keep_blocks, turns, prefilled.scope, run, blocks, owner)
+    kept = await threads.store(keep_blocks, turns, prefilled.scope, run, blocks, owner)
     await settle_departures(turns)
     return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
 
@@ -101,7 +101,7 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
     new_turn = NewTurn(
         tokens=tokens,
         blocks=registered,
-        bands=tuple(await asyncio.to_thread(_bands, turns, prefilled, tokens)) if registered else (),
+        bands=tuple(await threads.work(_bands, turns, prefilled, tokens)) if registered else (),
         messages=prefilled.request.messages,
         answer=answer.text,
         report=prefilled.report,
@@ -143,11 +143,11 @@ async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[s
     """Returns the keys of replaced blocks."""
     if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
-            written = await asyncio.to_thread(_write, turns, fingerprint, stored)
+            written = await threads.store(_write, turns, fingerprint, stored)
         # Room may have been needed before a file was written; its row is gone then.
         unnamed = await turns.registry.made_durable(written)
-        await asyncio.to_thread(turns.tiers.forget, unnamed)
-    await asyncio.to_thread(turns.tiers.sweep)
+        await threads.store(turns.tiers.forget, unnamed)
+    await threads.store(turns.tiers.sweep)
     await settle_departures(turns)
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
     nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
@@ -159,7 +159,7 @@ async def settle_departures(turns: Turns) -> None:
     """Put on record what tiers let go; rows of what is nowhere any more go, and files of it that were finished late."""
     departures = turns.tiers.departures()
     lost = await record_departures(turns.registry, turns.tiers, departures)
-    await asyncio.to_thread(turns.tiers.forget, lost)
+    await threads.store(turns.tiers.forget, lost)
 
 
 async def record_departures(registry: Registry, tiers: Tiers, departures: Sequence[Departure]) -> list[str]:
@@ -196,7 +196,7 @@ async def retire(turns: Turns, keys: Sequence[str]) -> None:
         await turns.idle.drained()
         # A file that is still being written would outlive its row.
         async with turns.writing:
-            await asyncio.to_thread(turns.tiers.forget, keys)
+            await threads.store(turns.tiers.forget, keys)
 
 
 def _write(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from semshare_agents import threads
 from semshare_agents.errors import SemShareError
 from semshare_agents.idle import IdleWork
 from semshare_agents.match import names
@@ -50,14 +51,14 @@ async def load_exact(turns: Turns, scope: Scope, tokens: Ints, run: RowRun) -> N
     """Let a run begin where stored exact KV of `tokens`, shape `(tokens,)`, ends; other turns may have brought some."""
     found = await find(turns.registry, scope, tokens, turns.block_tokens, Reuse.EXACT, len(tokens))
     alignment = align(tokens, found, len(tokens))
-    parts = await asyncio.to_thread(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
+    parts = await threads.work(fills, alignment, np.flatnonzero(alignment.kind == Kind.EXACT))
     wanted = infos(parts, scope, alignment)
     with turns.tiers.leases.hold([i.key for i in wanted]):
-        loaded = await asyncio.to_thread(turns.tiers.load, wanted)
+        loaded = await threads.work(turns.tiers.load, wanted)
         missing = [int(p.target[0]) for p in parts if p.block.key in loaded.missing]
         exact = min([found.exact_tokens, *missing])
         usable = [p for p in parts if p.target[-1] < exact]
-        await asyncio.to_thread(assemble, run.buffer, usable, loaded.kv, alignment, None)
+        await threads.work(assemble, run.buffer, usable, loaded.kv, alignment, None)
     run.continue_from(tokens, exact)
 
 
@@ -140,11 +141,11 @@ class Repairer(IdleWork[Job]):
         twins = {chain: key for chain, (_, key) in found.items()}
         blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
         owner = Owner(scope.tenant, job.session or "")
-        kept = await asyncio.to_thread(keep_blocks, turns, scope, run, blocks, owner)
+        kept = await threads.store(keep_blocks, turns, scope, run, blocks, owner)
         await settle_departures(turns)
         if len(kept) < len(blocks):
             log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
-            await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
+            await threads.store(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
             return
         reached = blocks[-1].start + blocks[-1].length
         try:
@@ -153,7 +154,7 @@ class Repairer(IdleWork[Job]):
             )
         except BaseException:
             # KV that no row names would stay for ever.
-            await asyncio.to_thread(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
+            await threads.store(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
             raise
         unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
         await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten, owner=owner))

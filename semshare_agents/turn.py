@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from semshare_agents import threads
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
@@ -252,10 +253,10 @@ class Turns:
             messages = clean_messages(request.messages)
             request = replace(request, messages=messages)
             if request.raw:
-                prompt = await asyncio.to_thread(tokenise_text, self.model.tokenizer, messages)
+                prompt = await threads.work(tokenise_text, self.model.tokenizer, messages)
             else:
-                prompt = await asyncio.to_thread(self._chat_prompt, messages, request.want)
-            constraint = await asyncio.to_thread(self.steering.constraint, request.want)
+                prompt = await threads.work(self._chat_prompt, messages, request.want)
+            constraint = await threads.work(self.steering.constraint, request.want)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
@@ -299,7 +300,7 @@ class Turns:
             keys = await self.registry.forgotten_keys(self.forgets)
             self.forgets = newest
             try:
-                await asyncio.to_thread(self.tiers.forget, keys)
+                await threads.work(self.tiers.forget, keys)
             except StoreError as e:
                 log.warning("files of what was forgotten stay until `semshare verify --fix`: %s", e)
 
@@ -332,7 +333,7 @@ class Turns:
         with clock.stage("find"):
             found = await find(self.registry, scope, prompt, self.block_tokens, reuse, least)
         with clock.stage("align"):
-            alignment = await asyncio.to_thread(align, prompt, found, least)
+            alignment = await threads.work(align, prompt, found, least)
         question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
         regions = unmatched_regions(alignment, question) if reuse.allows(Reuse.SEMANTIC) else []
         if regions:
@@ -340,7 +341,7 @@ class Turns:
                 free = np.concatenate([prompt[a:b] for a, b in regions])
                 similar = await find_similar(self.registry, scope, self.signer(scope), free)
             with clock.stage("align"):
-                alignment = await asyncio.to_thread(
+                alignment = await threads.work(
                     align_semantic,
                     prompt,
                     alignment,
@@ -351,12 +352,12 @@ class Turns:
                     self.matcher,
                 )
                 if (alignment.kind == Kind.SEMANTIC).any():
-                    shares = await asyncio.to_thread(asked, prompt, question, self.texts)
+                    shares = await threads.work(asked, prompt, question, self.texts)
                     alignment = replace(alignment, asked=shares)
         guard = GUARDS[request.fidelity.like if self.fact_guard == "auto" else self.fact_guard]
         if guard is not None:
             with clock.stage("guard"):
-                alignment = await asyncio.to_thread(guarded, prompt, alignment, question, self.texts, guard)
+                alignment = await threads.work(guarded, prompt, alignment, question, self.texts, guard)
         return _scrambled(alignment) if RANDOM_MAP in request.ablations else alignment
 
     def signer(self, scope: Scope) -> Signer:
@@ -383,7 +384,7 @@ class Turns:
             return plan if plan.cold else replace(plan, drift_kl=self.calibration.bound_kl(features(alignment, plan)))
 
         with clock.stage("plan"):
-            plan = await asyncio.to_thread(plan_within, request.fidelity, settings, plan_of)
+            plan = await threads.work(plan_within, request.fidelity, settings, plan_of)
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
@@ -399,11 +400,11 @@ class Turns:
         while not plan.cold:
             assert isinstance(run, RowRun)
             with clock.stage("load"):
-                parts = await asyncio.to_thread(fills, alignment, used_rows(plan, alignment))
+                parts = await threads.work(fills, alignment, used_rows(plan, alignment))
                 wanted = infos(parts, scope, alignment)
                 with self.tiers.leases.hold([i.key for i in wanted]):
                     owner = Owner(scope.tenant, request.session or "")
-                    loaded = await asyncio.to_thread(self.tiers.load, wanted, owner)
+                    loaded = await threads.work(self.tiers.load, wanted, owner)
                     if not loaded.missing:
                         mover = None if NO_ROTATION in request.ablations else self.model.support.mover
                         await self.on_compute(run, assemble, run.buffer, parts, loaded.kv, alignment, mover)
@@ -433,7 +434,7 @@ class Turns:
                 if key not in loaded.unreadable:
                     await self.registry.drop_blocks([key], "miss", reason)
                     # Its file may have been finished just then; no row names it any more.
-                    await asyncio.to_thread(self.tiers.forget, [key])
+                    await threads.work(self.tiers.forget, [key])
         except (RegistryError, StoreError) as e:
             log.warning("rows or files of missing blocks stay: %s", e)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
+from semshare_agents import threads
 from semshare_agents.match import names
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import Hit, equal_ahead
@@ -120,7 +120,7 @@ async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatch
     texts = await registry.tokens(scope, [turn for turn, shared in ranked if shared >= LEAST_SHARED_BANDS])
     if not texts:
         return []
-    similarity = await asyncio.to_thread(signer.similarity, unmatched, list(texts.values()))
+    similarity = await threads.work(signer.similarity, unmatched, list(texts.values()))
     order = np.argsort(-similarity, kind="stable")[:SIMILAR_CANDIDATES]
     ids = list(texts)
     return await registry.donors(scope, [ids[i] for i in order])

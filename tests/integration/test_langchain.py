@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypedDict
@@ -70,6 +71,14 @@ async def test_the_adapter_serves_its_own_loop_other_threads_and_other_loops(llm
     assert await asyncio.to_thread(lambda: asyncio.run(streamed())) == expected
     assert await asyncio.to_thread(lambda: "".join(part.text for part in model.stream(STORY))) == expected
     answers = await asyncio.gather(*(asyncio.to_thread(model.invoke, STORY) for _ in range(3)), model.ainvoke(STORY))
+    assert {answer.text for answer in answers} == {expected}
+
+
+async def test_calls_that_fill_the_loops_own_threads_are_answered(llm: SemShareLLM) -> None:
+    model = ChatSemShare(llm=llm)
+    expected = await tokens_of(llm)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    answers = await asyncio.wait_for(asyncio.gather(*(asyncio.to_thread(model.invoke, STORY) for _ in range(3))), 60)
     assert {answer.text for answer in answers} == {expected}
 
 
