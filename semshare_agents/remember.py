@@ -112,6 +112,7 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
         superseded=_superseded(prefilled, tokens),
     )
     turn_id = await turns.registry.add_turn(prefilled.scope, new_turn)
+    await drop_taken(turns, registered)
     unwritten = tuple((b, kv) for b, kv in kept.blocks if kv is not None and not b.durable)
     present = {b.key for b in registered}
     return Stored(
@@ -121,6 +122,19 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
         repairable=exact < len(tokens) and _unbroken(registered, len(tokens)),
         owner=owner_of(prefilled),
     )
+
+
+async def drop_taken(turns: Turns, blocks: Sequence[NewBlock]) -> None:
+    """Forget new blocks whose files went before their rows were there: whoever let them go could not know the rows.
+
+    Raises:
+        RegistryError: the database cannot be written.
+    """
+    files = [block.key for block in blocks if block.durable and not block.known]
+    if files:
+        taken = await asyncio.to_thread(turns.tiers.taken, files)
+        await turns.registry.drop_blocks(taken, "evict", "no room on disk")
+        await asyncio.to_thread(turns.tiers.forget, taken)
 
 
 def owner_of(prefilled: Prefilled) -> Owner:

@@ -24,7 +24,7 @@ from semshare_agents.match.align import align
 from semshare_agents.match.find import find
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import RowRun
-from semshare_agents.remember import Stored, keep_blocks, make_durable, new_block, retire, settle_departures
+from semshare_agents.remember import Stored, drop_taken, keep_blocks, make_durable, new_block, retire, settle_departures
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.store.tiers import Owner
 from semshare_agents.turn import Turns
@@ -156,6 +156,7 @@ class Repairer(IdleWork[Job]):
             # KV that no row names would stay for ever.
             await threads.store(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
             raise
+        await drop_taken(turns, [b for b, _ in kept])
         unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
         await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten, owner=owner))
         await retire(turns, unused)

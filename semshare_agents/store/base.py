@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -57,6 +58,22 @@ class BlockStore(ABC):
     def size_bytes(self, packed: Packed) -> int:
         """Most bytes that a block will take in this store."""
         return packed.nbytes
+
+    def held(self) -> AbstractContextManager[None]:
+        """While this lasts no other process changes what is kept here; may be nested in one thread.
+
+        Raises:
+            StoreError: others cannot be kept out.
+        """
+        return nullcontext()
+
+    def news(self) -> Mapping[str, int | None]:
+        """What other processes changed here since this was last asked; only while it is `held`.
+
+        Returns:
+            Bytes by key; None for blocks that are gone.
+        """
+        return {}
 
     @abstractmethod
     def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:

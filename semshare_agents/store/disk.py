@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 
@@ -16,11 +16,16 @@ from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritab
 from semshare_agents.sealing import OVERHEAD_BYTES, Sealer
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.ledger import Ledger
 from semshare_agents.store.packing import Packed, Packing, Raw
+
+LEDGER = ".ledger"
 
 
 class DiskStore(BlockStore):
     """Keeps each block in a file of its own: written aside, synced, then renamed into place.
+
+    Processes may share a folder. They take turns in changing it, and a ledger tells each what the others did.
 
     Args:
         folder: Where the files go; created with mode 0700.
@@ -42,6 +47,7 @@ class DiskStore(BlockStore):
             private.folder(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+            self._ledger = Ledger(folder / LEDGER, self._count)
         except OSError as e:
             raise StoreNotWritableError(
                 f"the KV folder {folder} is not writable ({e.strerror}): give store_dir, or disk_bytes=0 for none"
@@ -62,19 +68,40 @@ class DiskStore(BlockStore):
         try:
             with suppress(FileNotFoundError):
                 return path.stat().st_size
-            private.folder(path.parent)
             content = self._sealer.seal(codec.encode(info, self.packed(kv)), codec.place(info))
-            with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            aside.rename(path)
-            _sync_folder(path.parent)
+            with self._ledger.held():
+                private.folder(path.parent)
+                with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
+                    f.write(content)
+                    f.flush()
+                    os.fsync(f.fileno())
+                aside.rename(path)
+                self._ledger.add(info.key, len(content))
+                _sync_folder(path.parent)
         except OSError as e:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise StoreError(f"block {info.key} cannot be written to {self.folder}: {e.strerror}") from e
         return len(content)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """See `BlockStore.held`."""
+        try:
+            with self._ledger.held():
+                yield
+        except OSError as e:
+            raise StoreError(f"the ledger of {self.folder} cannot be kept: {e.strerror}") from e
+
+    def news(self) -> Mapping[str, int | None]:
+        """See `BlockStore.news`."""
+        return self._ledger.news()
+
+    def _count(self) -> dict[str, int]:
+        """The bytes of every block, oldest first; what interrupted writes left aside goes, since nobody writes now."""
+        for path in self.leftovers():
+            path.unlink(missing_ok=True)
+        return dict(self._files())
 
     def get_packed(self, info: BlockInfo) -> Packed | None:
         """See `BlockStore.get_packed`; the parts are mapped from the file."""
@@ -86,20 +113,30 @@ class DiskStore(BlockStore):
     def delete(self, key: str) -> None:
         """See `BlockStore.delete`."""
         try:
-            self.path(key).unlink(missing_ok=True)
+            with self._ledger.held():
+                self.path(key).unlink(missing_ok=True)
+                self._ledger.remove(key)
         except OSError as e:
             raise StoreError(f"block {key} cannot be removed from {self.folder}: {e.strerror}") from e
 
     def entries(self) -> Iterator[tuple[str, int]]:
         """See `BlockStore.entries`."""
+        try:
+            yield from self._files()
+        except OSError as e:
+            raise StoreError(f"{self.folder} cannot be listed: {e.strerror}") from e
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        """See `entries`; a folder that cannot be read is an error and not an empty one."""
         files = []
-        for path in self.folder.glob(f"*/*{codec.SUFFIX}"):
-            key = path.name.removesuffix(codec.SUFFIX)
-            if path != self.path(key):
-                continue
-            with suppress(FileNotFoundError):  # another process may evict meanwhile
-                stat = path.stat()
-                files.append((stat.st_mtime_ns, key, stat.st_size))
+        for folder in [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]:
+            for file in os.scandir(folder):
+                key = file.name.removesuffix(codec.SUFFIX)
+                if key == file.name or key[:2] != os.path.basename(folder):
+                    continue
+                with suppress(FileNotFoundError):  # another process may evict meanwhile
+                    stat = file.stat()
+                    files.append((stat.st_mtime_ns, key, stat.st_size))
         for _, key, size in sorted(files):
             yield key, size
 
@@ -125,9 +162,11 @@ class DiskStore(BlockStore):
         try:
             if path.exists():
                 return False
-            private.folder(path.parent)
-            stray.rename(path)
-            _sync_folder(path.parent)
+            with self._ledger.held():
+                private.folder(path.parent)
+                stray.rename(path)
+                self._ledger.add(path.name.removesuffix(codec.SUFFIX), path.stat().st_size)
+                _sync_folder(path.parent)
         except OSError as e:
             raise StoreError(f"{stray} cannot be moved to {path}: {e.strerror}") from e
         return True

@@ -55,6 +55,9 @@ class Limits:
     tenant_bytes: int | None = None
 
 
+ELSEWHERE = "elsewhere"
+
+
 @dataclass(frozen=True)
 class Departure:
     """A block that a tier let go.
@@ -62,7 +65,7 @@ class Departure:
     Attributes:
         key: The block.
         tier: Name of the tier.
-        reason: `budget`, `quota`, `watermark`, `ttl` or `lowered-budget`.
+        reason: `budget`, `quota`, `watermark`, `ttl` or `lowered-budget`; `ELSEWHERE` where another process took it.
         entry: What was known of it.
         block: It, where it can go to a slower tier.
     """
@@ -78,7 +81,9 @@ class Tier:
     """One store with its byte budget and eviction policy.
 
     The budget holds at every moment, in the books and in the store: room is made before a block is put, and a block for
-    which no room can be made (everything else has to stay, or it is larger than the budget) is refused.
+    which no room can be made (everything else has to stay, or it is larger than the budget) is refused. Where several
+    processes share the store the budget holds for their sum, as long as `store.held()` lasts from `reserve` to
+    `arrived`; a tenant's quota and what policies know count what this process stored or found described.
 
     Args:
         store: Where blocks go.
@@ -119,8 +124,10 @@ class Tier:
         self.evicted: Counter[str] = Counter()
         self.evicted_bytes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        for key, size in store.entries():
-            self._account(Entry(key, size), Use(clock()))
+        with self._books():
+            for key, size in store.entries():
+                if key not in self._entries:
+                    self._account(Entry(key, size), Use(clock()))
 
     @property
     def name(self) -> str:
@@ -145,6 +152,28 @@ class Tier:
     def entry(self, key: str) -> Entry | None:
         """What is known of a block."""
         return self._entries.get(key)
+
+    @contextmanager
+    def _books(self) -> Iterator[None]:
+        """The books, up to date, while nobody changes them or the store. Reading never waits for other processes."""
+        with self.store.held(), self._lock:
+            for key, size in self.store.news().items():
+                known = self._entries.get(key)
+                if known is None and size is not None:
+                    self._account(Entry(key, size), Use(self.clock()))
+                elif known is not None and size is None:
+                    self._drop(key)
+                    self.departed.append(Departure(key, self.name, ELSEWHERE, known))
+            yield
+
+    def look(self) -> None:
+        """Learn what other processes changed.
+
+        Raises:
+            StoreError: the store cannot be looked at.
+        """
+        with self._books():
+            pass
 
     def _account(self, entry: Entry, use: Use) -> None:
         self._entries[entry.key] = entry
@@ -180,7 +209,7 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._lock:
+        with self._books():
             if entry.key in self._entries:
                 self._policy.used(entry.key, use)
                 return True
@@ -246,7 +275,7 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._lock:
+        with self._books():
             quota = self.limits.tenant_bytes
             for tenant, used in list(self._tenant_bytes.items()) if quota is not None else ():
                 self._evict(self._victims(used - (quota or 0), tenant=tenant)[0], "quota")
@@ -258,7 +287,7 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._lock:
+        with self._books():
             expired = [key for key in self._policy.expired(self.clock()) if not self._stays(key)]
             self._evict(expired, "ttl")
             if self._used_bytes > self.limits.high * self.budget_bytes:
@@ -268,7 +297,7 @@ class Tier:
     def forget(self, keys: Iterable[str]) -> None:
         """Take blocks off the books and out of the store."""
         for key in keys:
-            with self._lock:  # together: room in the books is room in the store
+            with self._books():  # together: room in the books is room in the store
                 self._drop(key)
                 self.store.delete(key)
 
@@ -298,5 +327,6 @@ class Tier:
             raise
         if packed is None:
             with self._lock:
-                self._drop(info.key)
+                if info.key not in self._coming:
+                    self._drop(info.key)
         return packed

@@ -15,7 +15,7 @@ from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packed, packing_of
-from semshare_agents.store.tier import Departure, Leases, Limits, Tier
+from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Tier
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +166,7 @@ class Tiers:
                 continue
             entry = replace(entry, size_bytes=fast.store.size_bytes(packed))
             try:
-                if self._put(fast, info, packed, entry, owner.use(fast.clock())):
-                    self._moved(fast, info.key)
+                self._put(fast, info, packed, entry, owner.use(fast.clock()))
             except StoreError as e:
                 log.warning("a block stays on %s: %s", tier.name, e)
 
@@ -195,11 +194,12 @@ class Tiers:
 
     def _put(self, tier: Tier, info: BlockInfo, packed: Packed, entry: Entry, use: Use) -> bool:
         try:
-            if not tier.reserve(entry, use):
-                return False
-            tier.store.put(info, packed)
-            if not tier.arrived(info.key):
-                tier.store.delete(info.key)  # forgotten meanwhile
+            with tier.store.held():
+                if not tier.reserve(entry, use):
+                    return False
+                tier.store.put(info, packed)
+                if not tier.arrived(info.key):
+                    tier.store.delete(info.key)  # forgotten meanwhile
         except StoreError:
             tier.failures["write"] += 1
             tier.arrived(info.key)
@@ -208,12 +208,19 @@ class Tiers:
             raise
         finally:
             self._hand_down(tier)
+        if info.key in self._forgotten:  # on its way
+            tier.forget([info.key])
+            return False
         return True
 
     def _hand_down(self, tier: Tier) -> None:
         """Let slower tiers have what a tier let go; what expired is not wanted there."""
         below = self.tiers[self.tiers.index(tier) + 1 :]
         for gone in _drained(tier.departed):
+            if gone.reason == ELSEWHERE:
+                # Its row is gone with its file: what still had it must not bring it back.
+                self.forget([gone.key])
+                continue
             block = gone.block
             if block is not None and gone.reason != "ttl" and not any(gone.key in t for t in below):
                 for lower in below:
@@ -224,16 +231,10 @@ class Tiers:
     def _sink(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Departure) -> bool:
         entry = replace(gone.entry, size_bytes=tier.store.size_bytes(packed))
         try:
-            return self._put(tier, info, packed, entry, Use(tier.clock())) and self._moved(tier, info.key)
+            return self._put(tier, info, packed, entry, Use(tier.clock()))
         except StoreError as e:
             log.warning("a block that had to leave %s is lost: %s", gone.tier, e)
             return False
-
-    def _moved(self, tier: Tier, key: str) -> bool:
-        """A block moved into a tier; one that was forgotten on its way must not stay. Keys are never used twice."""
-        if key in self._forgotten:
-            tier.forget([key])
-        return key in tier
 
     def trim(self) -> None:
         """Hold every tier to lowered budgets and quotas."""
@@ -254,6 +255,19 @@ class Tiers:
     def departures(self) -> list[Departure]:
         """What tiers let go since this was last asked; a block may still be in another tier."""
         return list(_drained(self._departures))
+
+    def taken(self, keys: Sequence[str]) -> list[str]:
+        """Those of keys that were put into the durable tier and are there no longer, whoever let them go.
+
+        Raises:
+            StoreError: the store cannot be looked at.
+        """
+        tier = self.durable
+        if tier is None or not keys:
+            return []
+        tier.look()
+        self._hand_down(tier)
+        return [key for key in keys if key not in tier]
 
     def anywhere(self, key: str) -> bool:
         """Whether some tier has a block on its books."""
