@@ -6,7 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from semshare_agents.errors import CorruptBlockError, StoreError
@@ -226,11 +226,22 @@ class Tier:
             self._coming.add(entry.key)
             return True
 
-    def arrived(self, key: str) -> bool:
-        """A block that was reserved is in the store; whether it is still wanted there."""
+    def arrived(self, key: str, size_bytes: int | None = None) -> bool:
+        """A block that was reserved is in the store, or never will be; whether it is still wanted there.
+
+        Args:
+            key: The block.
+            size_bytes: What it takes, where that is known; no more than was reserved.
+        """
         with self._lock:
             self._coming.discard(key)
-            return key in self._entries
+            entry = self._entries.get(key)
+            if entry is not None and size_bytes is not None:
+                # The policy goes by what was reserved; the difference is a header's.
+                self._entries[key] = replace(entry, size_bytes=size_bytes)
+                self._used_bytes += size_bytes - entry.size_bytes
+                self._tenant_bytes[entry.tenant] += size_bytes - entry.size_bytes
+            return entry is not None
 
     def _victims(
         self, missing_bytes: int, tenant: str | None = None, besides: Iterable[str] = ()

@@ -197,8 +197,8 @@ class Tiers:
             with tier.store.held():
                 if not tier.reserve(entry, use):
                     return False
-                tier.store.put(info, packed)
-                if not tier.arrived(info.key):
+                size = tier.store.put(info, packed)
+                if not tier.arrived(info.key, size):
                     tier.store.delete(info.key)  # forgotten meanwhile
         except StoreError:
             tier.failures["write"] += 1

@@ -25,7 +25,8 @@ SEEN = ("exact", "moved", "compared", "audits")
 """What every process has to see at least once, also on a slow machine, where that takes it longer."""
 EXTRA_SECONDS = 90.0
 MEMORY_BYTES = 1_500_000
-DISK_BYTES = 4_000_000
+DISK_BYTES = {1: 4_000_000, 4: 2_000_000}
+"""By the number of processes, for all of them together; so little that something is evicted all the time."""
 
 
 class Soak:
@@ -90,9 +91,9 @@ class Soak:
             await asyncio.sleep(0.01)
 
 
-async def soak(home: Path, url: str, seconds: float, sessions: int, seed: int) -> dict[str, object]:
+async def soak(home: Path, url: str, seconds: float, sessions: int, seed: int, disk_bytes: int) -> dict[str, object]:
     """Returns counts and errors."""
-    small = {"memory_bytes": MEMORY_BYTES, "disk_bytes": DISK_BYTES, "block_tokens": 16, "max_new_tokens": 4}
+    small = {"memory_bytes": MEMORY_BYTES, "disk_bytes": disk_bytes, "block_tokens": 16, "max_new_tokens": 4}
     shape = {"head_tokens": 4, "tail_tokens": 4, "min_gain": 1.0, "event_rows": EVENT_ROWS}
     async with SemShareLLM.open(
         loaded=tiny.loaded("llama"), home=home, database_url=url or None, **small, **shape
@@ -107,10 +108,15 @@ async def soak(home: Path, url: str, seconds: float, sessions: int, seed: int) -
         await llm.settle()
         if llm.turns.tiers.leases._count:
             work.errors.append("leases are left")
+        durable = llm.turns.tiers.durable
+        assert durable is not None
+        work.count["evicted"] = durable.evicted.total()
         return {"count": dict(work.count), "errors": work.errors[:20], "error_count": len(work.errors)}
 
 
-def run(home: Path, url: str, seconds: float, sessions: int, seed: int, done: Connection[Any, Any]) -> None:
+def run(
+    home: Path, url: str, seconds: float, sessions: int, seed: int, disk_bytes: int, done: Connection[Any, Any]
+) -> None:
     """What the process does: its counts and errors go to `done`."""
     torch.set_num_threads(1)
-    done.send(asyncio.run(soak(home, url, seconds, sessions, seed)))
+    done.send(asyncio.run(soak(home, url, seconds, sessions, seed, disk_bytes)))

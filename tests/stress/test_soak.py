@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from sqlalchemy import text
 
 from semshare_agents.registry import Registry
 from semshare_agents.store import DiskStore, audit
+from semshare_agents.store.disk import LEDGER
 from tests.forks import CONTEXT
-from tests.stress.soaker import EVENT_ROWS, SEEN, run
+from tests.stress.soaker import DISK_BYTES, EVENT_ROWS, SEEN, run
 
 FOREIGN = """SELECT count(*) FROM events e JOIN turns t ON t.id = e.turn_id JOIN turns d ON d.id = e.donor_turn_id
              WHERE d.scope_id <> t.scope_id"""
@@ -21,12 +24,30 @@ CROSSED = """SELECT count(*) FROM turn_blocks l JOIN turns t ON t.id = l.turn_id
              WHERE b.scope_id <> t.scope_id"""
 
 
+def look(folder: Path, budget_bytes: int) -> Counter[str]:
+    """What all files of blocks take, written or half-written, while nobody may change them."""
+    with (folder / LEDGER).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        size = sum(path.stat().st_size for path in folder.glob("*/*"))
+    return Counter(looks=1, exceeded=size > budget_bytes, full=size > budget_bytes * 0.8)
+
+
+async def watched(folder: Path, budget_bytes: int, seen: Counter[str]) -> None:
+    """The processes' budget is one, whatever each of them believes."""
+    while True:
+        if (folder / LEDGER).is_file():
+            seen.update(await asyncio.to_thread(look, folder, budget_bytes))
+        await asyncio.sleep(0.02)
+
+
 async def soaked(home: Path, url: str, seconds: float, processes: int, sessions: int) -> Counter[str]:
     """Run processes side by side; their counts, added up."""
 
+    budget_bytes = DISK_BYTES[processes]
+
     def one(seed: int) -> dict[str, Any]:
         mine, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=run, args=(home, url, seconds, sessions, seed, theirs))
+        process = CONTEXT.Process(target=run, args=(home, url, seconds, sessions, seed, budget_bytes, theirs))
         process.start()
         theirs.close()
         assert mine.poll(seconds + 240), f"process {seed} does not end"
@@ -35,8 +56,14 @@ async def soaked(home: Path, url: str, seconds: float, processes: int, sessions:
         assert process.exitcode == 0
         return done
 
-    results = await asyncio.gather(*(asyncio.to_thread(one, seed) for seed in range(processes)))
     total: Counter[str] = Counter()
+    watch = asyncio.create_task(watched(home / "kv", budget_bytes, total))
+    results = await asyncio.gather(*(asyncio.to_thread(one, seed) for seed in range(processes)))
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch
+    assert total["full"] > seconds, total
+    assert total["exceeded"] == 0, total
     for result in results:
         assert result["error_count"] == 0, result["errors"]
         total.update(result["count"])
