@@ -132,9 +132,9 @@ async def drop_taken(turns: Turns, blocks: Sequence[NewBlock]) -> None:
     """
     files = [block.key for block in blocks if block.durable and not block.known]
     if files:
-        taken = await asyncio.to_thread(turns.tiers.taken, files)
+        taken = await threads.store(turns.tiers.taken, files)
         await turns.registry.drop_blocks(taken, "evict", "no room on disk")
-        await asyncio.to_thread(turns.tiers.forget, taken)
+        await threads.store(turns.tiers.forget, taken)
 
 
 def owner_of(prefilled: Prefilled) -> Owner:
