@@ -6,4 +6,6 @@ import multiprocessing
 from multiprocessing.context import ForkServerContext
 
 CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.stress.soaker", "tests.integration.test_migrations"])
+CONTEXT.set_forkserver_preload(
+    ["tests.stress.soaker", "tests.integration.test_migrations", "semshare_agents.cli.main", "semshare_agents.llm"]
+)
