@@ -21,7 +21,7 @@ from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
 from semshare_agents.store import DiskStore, audit
 from tests import tiny
-from tests.stress.writer import STEPS, opened, text_of
+from tests.stress.writer import KIND_OF, STEPS, opened, text_of
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("store", "store", "evict", "evict", "upgrade", "mend")
@@ -88,7 +88,7 @@ async def check_files(home: Path, job: dict[str, Any]) -> None:
     if job["kind"] != "mend":
         # A file that evicts others goes first, its row right after: the row's own file is then gone, never half there.
         assert not found.damaged, found
-        assert not found.gone or job["kind"] == "evict", found
+        assert not found.gone or job["kind"] in ("evict", "quota"), found
         assert not found.broken_links, found
     await audit.repair(registry, store, found)
     # What a dead process's rows name is known to be whole only once it is everybody's.
@@ -107,10 +107,16 @@ async def check_answers(home: Path, said: list[list[str]], job: dict[str, Any], 
     with sqlite3.connect(home / "registry.db") as db:
         known = {row[0] for row in db.execute("SELECT id FROM turns")}
     db.close()
+    forgetting, forgot = ({int(w[1]) for w in said if w[0] == word} for word in ("forgetting", "forgot"))
+    assert not {answered[n] for n in forgot} & known
+    # Who was interrupted has forgotten all of it or nothing.
+    answered = {n: turn_id for n, turn_id in answered.items() if n not in forgetting or turn_id in known}
     assert set(answered.values()) <= known
     last = sorted(answered)[-2:]
     wanted = sorted({*last, *rng.sample(sorted(answered), min(2, len(answered)))})
     async with opened(str(home), repair_idle=False) as llm:
+        for number in forgetting - set(answered):
+            assert await llm.session(f"s{number}").messages() == []
         assert llm.turns.model.support.rows is not None
         llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
         for number in wanted:
@@ -169,7 +175,5 @@ async def test_kills_at_every_step(writers: Writers, tmp_path: Path, when: str, 
     thorough = pytestconfig.getoption("--kills") >= 300
     for number, step in enumerate(STEPS):
         for nth in (1, 4) if thorough else (2,):
-            # `drop` and `unlink` belong to eviction, the others to storing.
-            kind = "evict" if step in ("drop", "unlink") else "store"
-            job = {"kind": kind, "first": 100 * number, "step": step, "when": when, "nth": nth}
+            job = {"kind": KIND_OF.get(step, "store"), "first": 100 * number, "step": step, "when": when, "nth": nth}
             await survive(writers, tmp_path / f"{step}-{nth}", job, None, nth)

@@ -22,7 +22,8 @@ import torch
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry import Registry
-from semshare_agents.store import DiskStore, audit, codec, disk
+from semshare_agents.store import DiskStore, Tiers, audit, codec, disk
+from semshare_agents.store.ledger import Ledger
 from tests import tiny
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -37,8 +38,18 @@ STEPS: dict[str, tuple[Any, str]] = {
     "drop": (Registry, "drop_blocks"),
     "longer": (Registry, "supersede"),
     "repaired": (Registry, "repaired"),
+    "room": (DiskStore, "take"),
+    "ledger": (Ledger, "_append"),
+    "sink": (Tiers, "_sink"),
+    "demoted": (Registry, "demoted"),
+    "forget": (Registry, "forget"),
+    "delete": (DiskStore, "delete"),
+    "erase": (Registry, "erase"),
 }
-"""The steps of the write path, by name; a child dies before or after one of them."""
+"""The steps of storing, evicting, demoting and forgetting, by name; a child dies before or after one of them."""
+KIND_OF = {"unlink": "evict", "drop": "evict", "room": "quota", "sink": "sink", "demoted": "sink"}
+KIND_OF |= dict.fromkeys(("forget", "delete", "erase"), "forget")
+"""The work that takes a step; `store` takes the others."""
 
 
 def say(text: str) -> None:
@@ -87,10 +98,17 @@ def opened(home: str, **more: Any) -> SemShareLLM:
     return SemShareLLM.open(loaded=tiny.loaded("llama"), home=Path(home), **{**settings, **more})
 
 
+SMALL: dict[str, dict[str, int]] = {
+    "evict": {"memory_bytes": 120_000, "disk_bytes": 400_000},
+    "quota": {"memory_bytes": 120_000, "disk_bytes": 4_000_000, "tenant_bytes": 400_000},
+    "sink": {"memory_bytes": 60_000},
+}
+"""Settings that make a kind of work happen."""
+
+
 async def write(job: dict[str, Any]) -> None:
     """Turns, and what is said of them: `answered` (its row is there), `durable` (its files are too)."""
-    small = {"memory_bytes": 120_000, "disk_bytes": 400_000} if job["kind"] == "evict" else {}
-    async with opened(job["home"], **small) as llm:
+    async with opened(job["home"], **SMALL.get(job["kind"], {})) as llm:
         assert llm.turns.model.support.rows is not None
         llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
         for number in range(job["first"], job["first"] + 400):
@@ -103,6 +121,10 @@ async def write(job: dict[str, Any]) -> None:
             await llm.generate(more)  # a longer block takes a shorter one's place
             if number % 3 == 0:
                 await llm.settle()
+            if job["kind"] == "forget" and number > job["first"]:
+                say(f"forgetting {number - 1}")
+                await llm.forget(session=f"s{number - 1}")
+                say(f"forgot {number - 1}")
             await llm.flush()
             say(f"durable {number} {answer.report.turn_id}")
 
@@ -134,7 +156,11 @@ async def mend(job: dict[str, Any]) -> None:
     await registry.close()
 
 
-WORK: dict[str, Callable[[dict[str, Any]], Any]] = {"store": write, "evict": write, "upgrade": upgrade, "mend": mend}
+WORK: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **dict.fromkeys(("store", "evict", "quota", "sink", "forget"), write),
+    "upgrade": upgrade,
+    "mend": mend,
+}
 
 
 def main() -> None:
