@@ -4,7 +4,8 @@
 
     SemShareError
     ├── ConfigurationError (ValueError)     a setting or argument is wrong
-    │   └── CalibrationError                a drift calibration is missing turns, unreadable or another model's
+    │   ├── CalibrationError                a drift calibration is missing turns, unreadable or another model's
+    │   └── PinError                        what is pinned does not fit a budget or a quota, or is not there
     ├── ModelError
     │   ├── ModelNotFoundError              no model at that folder, file or hub id
     │   └── ModelChecksumError              a downloaded model file is not the published one
@@ -39,6 +40,10 @@ class ConfigurationError(SemShareError, ValueError):
 
 class CalibrationError(ConfigurationError):
     """A drift calibration cannot be made or used; the message says what to run."""
+
+
+class PinError(ConfigurationError):
+    """What is pinned does not fit a budget or a quota, or is not there; the message says what to do."""
 
 
 class ModelError(SemShareError):

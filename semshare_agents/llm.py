@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-from semshare_agents import keys, private, threads
+from semshare_agents import keys, pinning, private, threads
 from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
@@ -29,7 +29,7 @@ from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
-from semshare_agents.registry import DriftSample, Forgotten, Registry
+from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
 from semshare_agents.registry.keeping import KeptBlock
 from semshare_agents.remember import Kept, keep, make_durable, record_departures, remember
 from semshare_agents.repair import Job, Repairer
@@ -135,7 +135,7 @@ class SemShareLLM:
                 cost = await self._on_compute(self._measure, model)
                 if cost is not None:
                     tiers.seconds = cost.block_seconds
-                await self._hold_to_limits(registry, tiers)
+                await self._hold_to_limits(registry, tiers, settings)
                 calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
             except BaseException:
                 await registry.close()
@@ -229,9 +229,12 @@ class SemShareLLM:
         await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
 
     @staticmethod
-    async def _hold_to_limits(registry: Registry, tiers: Tiers) -> None:
+    async def _hold_to_limits(registry: Registry, tiers: Tiers, settings: Settings) -> None:
         """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold."""
         await threads.work(_described, tiers, await registry.kept_blocks())
+        pinned = [block for block in await registry.pinned_blocks() if block.key in tiers.slowest]
+        pinning.check(pinned, settings, tiers.slowest.size_of)
+        await pinning.refresh(registry, tiers)
         await threads.store(tiers.trim)
         await record_departures(registry, tiers, tiers.departures())
 
@@ -404,6 +407,55 @@ class SemShareLLM:
         await turns.registry.erase()
         return found
 
+    async def pin(
+        self,
+        *,
+        turn: int | None = None,
+        session: str | None = None,
+        tenant: str | None = None,
+        seconds: float | None = None,
+    ) -> Pin:
+        """Keep the KV of a turn, or of a session and the turns that it will have, from being evicted.
+
+        What is pinned already is pinned anew.
+
+        Args:
+            turn: The turn's id, as reports give it.
+            session: The session's name.
+            tenant: Whose; default: the setting.
+            seconds: For how long; None: until it is unpinned or forgotten.
+
+        Raises:
+            ConfigurationError: not one of turn and session is given, or the time is no positive number.
+            PinError: it is not stored, or all that is pinned would not fit a quota or a budget.
+            RegistryError: the database fails.
+        """
+        turns = self.turns
+        size_of = turns.tiers.slowest.size_of
+        made = await pinning.pin(
+            turns.registry, self.settings, size_of, tenant=tenant, session=session, turn=turn, seconds=seconds
+        )
+        await pinning.refresh(turns.registry, turns.tiers)
+        return made
+
+    async def unpin(self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None) -> bool:
+        """Let the KV of a turn or a session be evicted again; whether it was pinned.
+
+        Raises:
+            ConfigurationError: not one of turn and session is given.
+            RegistryError: the database fails.
+        """
+        turns = self.turns
+        pinning.one_of(session, turn)
+        whose = self.settings.tenant if tenant is None else tenant
+        ended = await turns.registry.unpin(whose, session=session, turn_id=turn)
+        await pinning.refresh(turns.registry, turns.tiers)
+        return ended
+
+    async def pins(self, *, tenant: str | None = None) -> list[Pin]:
+        """What of a tenant is pinned, oldest first; default: the setting's tenant."""
+        return await self.turns.registry.pins(self.settings.tenant if tenant is None else tenant)
+
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
         try:
@@ -498,6 +550,14 @@ class Session:
             # The memory may fail, an answer may not.
             log.warning("a session goes on from memory: %s", e)
             return False
+
+    async def pin(self, seconds: float | None = None) -> Pin:
+        """Keep the conversation's KV from being evicted; see `SemShareLLM.pin`."""
+        return await self._llm.pin(session=self.name, tenant=self.tenant, seconds=seconds)
+
+    async def unpin(self) -> bool:
+        """Let the conversation's KV be evicted again; whether it was pinned."""
+        return await self._llm.unpin(session=self.name, tenant=self.tenant)
 
     async def send(self, text: str, **options: Any) -> Generation:
         """Say something and get the answer; options as in `SemShareLLM.generate`."""

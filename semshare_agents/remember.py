@@ -21,6 +21,7 @@ from semshare_agents.match.names import NamedBlock
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
+from semshare_agents.pinning import refresh
 from semshare_agents.registry import NewBlock, NewTurn, Registry
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.content import describe
@@ -85,6 +86,7 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
     tokens = run.tokens.copy()
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
     owner = owner_of(prefilled)
+    await refresh(turns.registry, turns.tiers)
     kept = await threads.store(keep_blocks, turns, prefilled.scope, run, blocks, owner)
     await settle_departures(turns)
     return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
@@ -155,6 +157,7 @@ async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
 
 async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:
     """Returns the keys of replaced blocks."""
+    await refresh(turns.registry, turns.tiers)
     if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
         with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
             written = await threads.store(_write, turns, fingerprint, stored)

@@ -24,6 +24,7 @@ from semshare_agents.match.align import align
 from semshare_agents.match.find import find
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import RowRun
+from semshare_agents.pinning import refresh
 from semshare_agents.remember import Stored, drop_taken, keep_blocks, make_durable, new_block, retire, settle_departures
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.store.tiers import Owner
@@ -141,6 +142,7 @@ class Repairer(IdleWork[Job]):
         twins = {chain: key for chain, (_, key) in found.items()}
         blocks = [new_block(b, content, tokens, twins, run.token_bytes) for b, content in done]
         owner = Owner(scope.tenant, job.session or "")
+        await refresh(turns.registry, turns.tiers)
         kept = await threads.store(keep_blocks, turns, scope, run, blocks, owner)
         await settle_departures(turns)
         if len(kept) < len(blocks):

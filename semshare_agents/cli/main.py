@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from semshare_agents.cli import bench, calibrate, chat, db, demo, doctor, evict, forget, inspect, maps, models, serve
+from semshare_agents.cli import (
+    bench,
+    calibrate,
+    chat,
+    db,
+    demo,
+    doctor,
+    evict,
+    forget,
+    inspect,
+    maps,
+    models,
+    pins,
+    serve,
+)
 from semshare_agents.errors import SemShareError
 
 app = typer.Typer(
@@ -21,6 +35,9 @@ app.command("serve")(serve.serve)
 app.command("stats")(inspect.stats)
 app.command("verify")(inspect.verify)
 app.command("forget")(forget.forget)
+app.command("pin")(pins.pin)
+app.command("unpin")(pins.unpin)
+app.command("pins")(pins.pins)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 turns_app = typer.Typer()

@@ -2,7 +2,8 @@
 
 from semshare_agents.registry.forgetting import Forgotten
 from semshare_agents.registry.guarding import DriftSample, Limit
+from semshare_agents.registry.pinning import Pin, PinnedBlock
 from semshare_agents.registry.registry import Registry
 from semshare_agents.registry.writing import NewBlock, NewTurn
 
-__all__ = ["DriftSample", "Forgotten", "Limit", "NewBlock", "NewTurn", "Registry"]
+__all__ = ["DriftSample", "Forgotten", "Limit", "NewBlock", "NewTurn", "Pin", "PinnedBlock", "Registry"]

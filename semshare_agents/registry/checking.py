@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
@@ -48,4 +48,11 @@ _BROKEN = (
         ),
     ),
     (t.bands, ~select(t.turns.c.id).where(t.turns.c.id == t.bands.c.turn_id).exists()),
+    (
+        t.pins,
+        and_(
+            ~select(t.sessions.c.id).where(t.sessions.c.id == t.pins.c.session_id).exists(),
+            ~select(t.turns.c.id).where(t.turns.c.id == t.pins.c.turn_id).exists(),
+        ),
+    ),
 )

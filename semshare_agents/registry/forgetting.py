@@ -145,7 +145,7 @@ class ForgetQueries:
     async def _drop_turns(self, c: AsyncConnection, gone: Sequence[int]) -> None:
         of_turns = or_(self._among(t.events.c.turn_id, gone), self._among(t.events.c.donor_turn_id, gone))
         await c.execute(delete(t.events).where(of_turns))
-        for table in (t.bands, t.guard_samples):
+        for table in (t.bands, t.guard_samples, t.pins):
             await c.execute(delete(table).where(self._among(table.c.turn_id, gone)))
         await c.execute(delete(t.turns).where(self._among(t.turns.c.id, gone)))
 
@@ -173,6 +173,7 @@ class ForgetQueries:
         for table in (t.guard_samples, t.guard_limits):
             theirs = table.c.scope_id.in_(scopes) if everything else table.c.session_id.in_(sessions)
             await c.execute(delete(table).where(theirs))
+        await c.execute(delete(t.pins).where(t.pins.c.session_id.in_(sessions)))
         await c.execute(delete(t.sessions).where(empty))
         if everything:
             await c.execute(delete(t.scopes).where(t.scopes.c.tenant_id == of_tenant))

@@ -28,6 +28,7 @@ from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
 from semshare_agents.registry.history import HistoryQueries
 from semshare_agents.registry.keeping import KeepQueries
+from semshare_agents.registry.pinning import PinQueries
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
 from semshare_agents.sealing import Sealer
@@ -44,7 +45,15 @@ OTHER_KEY = (
 
 
 class Registry(
-    FindQueries, ForgetQueries, WriteQueries, KeepQueries, HistoryQueries, GuardQueries, CheckQueries, BrowseQueries
+    FindQueries,
+    ForgetQueries,
+    WriteQueries,
+    KeepQueries,
+    PinQueries,
+    HistoryQueries,
+    GuardQueries,
+    CheckQueries,
+    BrowseQueries,
 ):
     """Async access to one registry database.
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
@@ -182,3 +182,16 @@ forgets = Table(
 """Acts of forgetting: keyed digests of the tenant and of the session (NULL: all of the tenant, turns without a session
 have that of the empty name), block keys as JSON, and whether no trace is left in the database's files. Turns that began
 before are not remembered; other processes learn from it what to drop from RAM."""
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("session_id", ForeignKey("sessions.id"), unique=True),
+    Column("turn_id", ForeignKey("turns.id"), unique=True),
+    Column("begins_at", Float, nullable=False),
+    Column("ends_at", Float),
+    Index("pins_by_tenant", "tenant_id"),
+)
+"""Sessions and turns whose blocks may not be evicted; `ends_at` is NULL for what is pinned until it is unpinned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -38,6 +38,26 @@ class Leases:
     def __contains__(self, key: object) -> bool:
         with self._lock:
             return key in self._count
+
+
+class Pins:
+    """Until when pinned blocks have to stay; read by all tiers, replaced as a whole."""
+
+    def __init__(self) -> None:
+        self._ends_at: Mapping[str, float] = {}
+
+    def replace(self, ends_at: Mapping[str, float]) -> None:
+        """From now on these blocks are pinned and no others.
+
+        Args:
+            ends_at: When the pin of each ends, in seconds on the tiers' clock.
+        """
+        self._ends_at = ends_at
+
+    def hold(self, key: str, at: float) -> bool:
+        """Whether a block is pinned at a time."""
+        ends_at = self._ends_at.get(key)
+        return ends_at is not None and at < ends_at
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,7 @@ class Tier:
         clock: Seconds since the epoch.
 
     Attributes:
+        pinned: Whether a block is pinned here at a time.
         departed: Blocks let go that nobody asked for yet.
         evicted: Blocks evicted so far, by reason.
         evicted_bytes: Their bytes.
@@ -119,6 +140,7 @@ class Tier:
         self._entries: dict[str, Entry] = {}
         self._coming: set[str] = set()
         self._used_bytes = 0
+        self.pinned: Callable[[str, float], bool] = lambda key, at: False
         self._tenant_bytes: Counter[str] = Counter()
         self.departed: deque[Departure] = deque()
         self.evicted: Counter[str] = Counter()
@@ -148,6 +170,15 @@ class Tier:
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
+
+    def has(self, key: str) -> bool:
+        """Whether the store has a block, and is not only about to; takes no lock."""
+        return key in self._entries and key not in self._coming
+
+    def size_of(self, key: str) -> int | None:
+        """Bytes of a block; None where it is not here."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.size_bytes
 
     def entry(self, key: str) -> Entry | None:
         """What is known of a block."""
@@ -250,10 +281,10 @@ class Tier:
         victims: list[str] = []
         if missing_bytes <= 0:
             return victims, missing_bytes
-        other = set(besides)
-        for key in self._policy.candidates(self.clock()):
+        other, at = set(besides), self.clock()
+        for key in self._policy.candidates(at):
             whose = self._entries[key].tenant
-            if key in other or (tenant is not None and whose != tenant) or self._stays(key):
+            if key in other or (tenant is not None and whose != tenant) or self._stays(key, at):
                 continue
             victims.append(key)
             missing_bytes -= self._entries[key].size_bytes
@@ -261,8 +292,8 @@ class Tier:
                 break
         return victims, missing_bytes
 
-    def _stays(self, key: str) -> bool:
-        return key in self._coming or key in self._leases
+    def _stays(self, key: str, at: float) -> bool:
+        return key in self._coming or key in self._leases or self.pinned(key, at)
 
     def _evict(self, victims: Iterable[str], reason: str) -> None:
         for key in victims:
@@ -299,7 +330,8 @@ class Tier:
             StoreError: what had to go cannot be deleted.
         """
         with self._books():
-            expired = [key for key in self._policy.expired(self.clock()) if not self._stays(key)]
+            at = self.clock()
+            expired = [key for key in self._policy.expired(at) if not self._stays(key, at)]
             self._evict(expired, "ttl")
             if self._used_bytes > self.limits.high * self.budget_bytes:
                 over = self._used_bytes - int(self.limits.low * self.budget_bytes)

@@ -15,7 +15,7 @@ from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packed, packing_of
-from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Tier
+from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Pins, Tier
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +75,24 @@ class Tiers:
     """All tiers, fastest first.
 
     A block that a tier lets go moves to the next slower one, unless one below has it; one that is read from a slow tier
-    moves up, in the background.
+    moves up, in the background. The slowest tier keeps pinned blocks; a faster one lets them go once it has them.
 
     Args:
         tiers: At least one tier.
         leases: The leases their tiers respect.
 
     Attributes:
+        pins: What is pinned.
         seconds: What computing a block would take longer than loading it: `(depth, tokens, size_bytes)`.
     """
 
     def __init__(self, tiers: Sequence[Tier], leases: Leases):
         self.tiers = tuple(tiers)
         self.leases = leases
+        self.pins = Pins()
+        for tier in self.tiers[:-1]:
+            tier.pinned = lambda key, at: self.pins.hold(key, at) and not self.slowest.has(key)
+        self.slowest.pinned = self.pins.hold
         self.seconds: Callable[[int, int, int], float] = lambda depth, tokens, size_bytes: 0.0
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
         self._rising: set[Future[None]] = set()
@@ -103,6 +108,11 @@ class Tiers:
     def fast(self) -> Tier | None:
         """The fastest tier that does not outlive the process."""
         return next((t for t in self.tiers if not t.store.durable), None)
+
+    @property
+    def slowest(self) -> Tier:
+        """The tier that keeps what is pinned."""
+        return self.tiers[-1]
 
     def load(self, infos: Sequence[BlockInfo], owner: Owner = NO_OWNER) -> Loaded:
         """Read blocks from the fastest tier that has each of them. Damaged blocks are missing, never served."""
@@ -298,4 +308,4 @@ class _Read:
     tier: Tier | None = None
 
 
-__all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Tier", "Tiers"]
+__all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Pins", "Tier", "Tiers"]

@@ -52,7 +52,22 @@ def files(home: Path) -> list[Path]:
     return sorted((home / "kv").glob("*/*.safetensors"))
 
 
-COMMANDS = ["", "demo", "chat", "turns", "stats", "verify", "doctor", "db", "db upgrade", "models", "models pull"]
+COMMANDS = [
+    "",
+    "demo",
+    "chat",
+    "turns",
+    "stats",
+    "verify",
+    "doctor",
+    "db",
+    "db upgrade",
+    "models",
+    "models pull",
+    "pin",
+    "unpin",
+    "pins",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,9 +17,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
 from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
+from semshare_agents.keys import names_key
 from semshare_agents.match.find import Found, find
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry import tables as t
@@ -30,7 +32,10 @@ from tests.conftest import OpenLLM
 from tests.forks import CONTEXT
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-OLD = (1, 2, 3)
+OLD = (1, 2, 3, 4)
+KEYED = 4
+KEY = SecretStr("04" * 32)
+"""The key of the names in the fixtures from version `KEYED` on."""
 Fill = Callable[[int], str]
 
 
@@ -107,6 +112,21 @@ def differences(connection: Connection) -> list[object]:
     own = (schema.VERSION_TABLE, schema.FIRST_VERSION_TABLE)
     options = {"compare_type": True, "include_name": lambda name, kind, _: not (kind == "table" and name in own)}
     return list(compare_metadata(MigrationContext.configure(connection, opts=options), t.metadata))
+
+
+@pytest.mark.parametrize("version", [v for v in OLD if v >= KEYED])
+async def test_names_that_a_key_made_are_found_after_an_upgrade(old: Fill, version: int) -> None:
+    registry = await Registry.open(old(version), upgrade=True, names_key=names_key(Path(), KEY))
+    try:
+        async with registry._reading() as c:
+            fingerprint = (await c.execute(text("SELECT fingerprint FROM scopes"))).scalar_one()
+        scope = await registry.scope("acme", fingerprint)
+        (donor,) = await registry.donors(scope, [2])
+        assert (await find(registry, scope, donor.tokens, 16, Reuse.MOVED, 16)).exact_tokens == len(donor.tokens)
+        pin = await registry.pin("acme", session="alice")
+        assert (pin.blocks, await registry.pins()) == (9, [pin])
+    finally:
+        await registry.close()
 
 
 @pytest.mark.parametrize("version", OLD)
