@@ -370,6 +370,7 @@ class Tier:
             raise
         if packed is None:
             with self._lock:
-                if info.key not in self._coming:
+                # What is on its way, or came meanwhile, keeps its room.
+                if info.key not in self._coming and self.store.get_packed(info) is None:
                     self._drop(info.key)
         return packed

@@ -56,6 +56,18 @@ def test_unknown_policies_are_refused() -> None:
         make_policy("luck")
 
 
+def test_a_block_on_its_way_keeps_its_room() -> None:
+    tier = memory(2)
+    assert tier.reserve(Entry("a", BLOCK_BYTES))
+    assert tier.get(info("a")) is None
+    assert tier.used_bytes == BLOCK_BYTES
+    tier.store.put(info("a"), kv())
+    assert tier.arrived("a")
+    tier.store.delete("a")
+    assert tier.get(info("a")) is None
+    assert tier.used_bytes == 0
+
+
 def test_room_is_made_before_a_block_comes_in() -> None:
     tiers = Tiers([memory(2)], Leases())
     for i, key in enumerate("abc"):
