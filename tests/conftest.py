@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.reuse.cost import Speeds, measured
 from semshare_agents.settings import load_settings
-from tests import tiny
+from tests import alone, tiny
 from tests.postgres import postgres, postgres_url  # noqa: F401  (fixtures)
+
+# How wide output is, is each test's to say, and not that of where the tests run.
+os.environ.pop("COLUMNS", None)
 
 MIB = 1024**2
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
@@ -29,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=24, help="random moments at which a writing process is killed")
     parser.addoption("--soak", type=float, default=3.0, help="seconds that each concurrent soak runs")
     parser.addoption("--screenshots", help="keep the page's screenshots in this folder")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with alone.turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,9 +66,10 @@ def default_model(default_home: Path) -> LoadedModel:
 
 @pytest.fixture
 def two_threads() -> Any:
-    """More compute threads, for tests on a real model."""
+    """More compute threads, for tests on a real model, where other tests leave some."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(before, min(2, os.cpu_count() or 1)))
+    share = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(before, min(2, share)))
     yield
     torch.set_num_threads(before)
 

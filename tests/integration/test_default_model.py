@@ -147,6 +147,7 @@ async def test_a_changed_fact_is_answered_fresh(llm: SemShareLLM, body: str, wor
     assert "1931" not in warm.text
 
 
+@pytest.mark.alone
 async def test_kv_of_the_default_model_survives_a_restart(
     default_model: LoadedModel,
     two_threads: None,

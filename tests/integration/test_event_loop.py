@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tiny
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "event_loop.py"
@@ -15,6 +17,7 @@ BUSIEST_MS = 50.0
 """Processor time of one callback: what other programs take of the machine does not count."""
 
 
+@pytest.mark.alone
 def test_no_callback_keeps_the_loop(tmp_path: Path) -> None:
     tiny.build("llama").save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")

@@ -155,6 +155,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.alone
 async def test_a_thousand_turns_are_painted_in_time(
     open_llm: OpenLLM, chromium: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ async def test_only_the_owner_may_look_into_anything_under_home(open_llm: OpenLL
     assert lax == []
 
 
+@pytest.mark.alone
 async def test_what_another_tenant_stored_does_not_show_in_the_time_to_the_first_token(open_llm: OpenLLM) -> None:
     """The work is the same, statement by statement and row by row; so the times, taken in turns, are of one kind."""
     llm = await open_llm(**EASY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,7 @@ def test_equal_text_is_never_doubtful(edit: tuple[list[list[str]], int, int, str
     assert not len(find_doubt(prompt, whole, 2, TEXTS, guard).tokens)
 
 
+@pytest.mark.alone
 def test_time_grows_with_the_text_and_not_with_its_square() -> None:
     def seconds(lines: int) -> float:
         rng = np.random.default_rng(0)
