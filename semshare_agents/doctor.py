@@ -8,6 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,7 +25,8 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry.tables import SCHEMA_VERSION
-from semshare_agents.settings import Settings
+from semshare_agents.sealing import OVERHEAD_BYTES, key_name, make_sealer
+from semshare_agents.settings import Settings, unknown_variables
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import make_packing
@@ -69,10 +71,11 @@ async def examine(settings: Settings, model: bool = True) -> AsyncIterator[Check
         settings: What to examine.
         model: Whether to load the model: without it its checks, the tiers' speeds and the self-test are left out.
     """
-    yield Check("settings", State.OK, _settings(settings))
+    yield _settings(settings)
     yield Check("versions", State.OK, _versions())
     yield await asyncio.to_thread(_permissions, settings)
     yield await asyncio.to_thread(_space, settings)
+    yield await asyncio.to_thread(_encryption, settings)
     yield await _schema(settings)
     if not model:
         return
@@ -89,10 +92,15 @@ async def examine(settings: Settings, model: bool = True) -> AsyncIterator[Check
     yield await _self_test(settings, loaded)
 
 
-def _settings(settings: Settings) -> str:
+def _settings(settings: Settings) -> Check:
     changed = {n: v for n, v in settings if n in settings.model_fields_set and n != "database_url"}
     words = [f"{name}={value}" for name, value in changed.items()]
-    return ", ".join([f"home={settings.home}", *(w for w in words if not w.startswith("home="))])
+    found = ", ".join([f"home={settings.home}", *(w for w in words if not w.startswith("home="))])
+    unknown = unknown_variables()
+    if not unknown:
+        return Check("settings", State.OK, found)
+    advice = "; ".join(f"{nearest} in its place?" if nearest else f"unset {name}" for name, nearest in unknown.items())
+    return Check("settings", State.WARNING, f"{found}; no setting: {', '.join(unknown)}", advice)
 
 
 def _versions() -> str:
@@ -137,6 +145,35 @@ def _space(settings: Settings) -> Check:
     if settings.memory_bytes > ram:
         advice.append(f"set memory_bytes to at most {int(0.5 * ram)}")
     return Check("free space", State.WARNING if advice else State.OK, found, "; ".join(advice))
+
+
+def _encryption(settings: Settings) -> Check:
+    """Whether files are encrypted, and with which keys; texts in the registry are as new files."""
+    try:
+        sealer = make_sealer(settings.encryption_keys)
+    except SemShareError as e:
+        return Check("encryption", State.FAILED, str(e), "see the message")
+    files = Counter(key_name(_beginning(path)) for path in settings.kv_dir.glob("*/*.safetensors"))
+    names, plain = sealer.key_names, files.pop("", 0)
+    lost = {name: count for name, count in files.items() if name not in names}
+    found = f"on, key {names[0]} encrypts, {len(names) - 1} more only read" if names else "off"
+    found += f"; {sum(files.values()):,} encrypted files, {plain:,} plain ones"
+    if lost:
+        found += f"; {sum(lost.values()):,} of keys that are not given: {', '.join(sorted(lost))}"
+        return Check("encryption", State.WARNING, found, "they count as misses: add their keys to encryption_keys")
+    if names and plain:
+        return Check(
+            "encryption", State.WARNING, found, "plain files stay until evicted; `semshare forget` removes them"
+        )
+    return Check("encryption", State.OK, found)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(OVERHEAD_BYTES)
+    except OSError:
+        return b""
 
 
 async def _schema(settings: Settings) -> Check:

@@ -39,7 +39,7 @@ from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.sealing import Sealer, make_sealer
-from semshare_agents.settings import Settings, load_settings
+from semshare_agents.settings import Settings, load_settings, unknown_variables
 from semshare_agents.steering import wanted, without_template
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.packing import Packing, make_packing
@@ -110,6 +110,8 @@ class SemShareLLM:
             return self
         self._loop = asyncio.get_running_loop()
         settings = self.settings
+        for name, nearest in unknown_variables().items():
+            log.warning("%s is no setting and changes nothing%s", name, f": {nearest}?" if nearest else "")
         matcher = make_matcher(settings.matching)
         strategy = make_strategy(settings.strategy)
         options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))

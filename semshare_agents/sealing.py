@@ -41,6 +41,11 @@ class Sealer:
         self._ciphers: dict[bytes, _Cipher] = {_name(key): _cipher(key) for key in keys}
         self.active = bool(keys)
 
+    @property
+    def key_names(self) -> list[str]:
+        """Names of its keys, hexadecimal; the first seals. A name tells nothing of its key."""
+        return [name.hex() for name in self._ciphers]
+
     def seal(self, plain: bytes, place: str) -> bytes:
         """Bytes that open at `place` alone."""
         if not self.active:
@@ -104,6 +109,11 @@ class Sealer:
             else self.seal_text(value, _place(column, turn_id))
             for column, value in row.items()
         }
+
+
+def key_name(stored: bytes) -> str:
+    """The name, hexadecimal, of the key with which bytes are sealed, told by their beginning; empty for plain bytes."""
+    return stored[len(MAGIC) :][:NAME_BYTES].hex() if stored.startswith(MAGIC) else ""
 
 
 def make_sealer(given: SecretStr | None) -> Sealer:

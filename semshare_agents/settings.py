@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -185,6 +186,14 @@ def load_settings(**overrides: Any) -> Settings:
         ConfigurationError: a value is not allowed or a name is unknown.
     """
     return _loaded(Settings, overrides)
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables of the environment that look like settings and are none, each with the nearest one; empty for none."""
+    fields = [f"SEMSHARE_{name}".upper() for name in Settings.model_fields]
+    fields += [f"SEMSHARE_SERVER_{name}".upper() for name in ServerSettings.model_fields]
+    unknown = sorted(name for name in os.environ if name.upper().startswith("SEMSHARE_") and name.upper() not in fields)
+    return {name: next(iter(get_close_matches(name.upper(), fields, n=1)), "") for name in unknown}
 
 
 def _loaded(kind: type[AnySettings], overrides: dict[str, Any]) -> AnySettings:

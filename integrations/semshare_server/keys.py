@@ -84,3 +84,32 @@ def add_key(path: Path, tenant: str) -> str:
     except OSError as e:
         raise ConfigurationError(f"the key cannot be kept: {e}") from e
     return key
+
+
+def list_keys(path: Path) -> list[tuple[str, str]]:
+    """Digest and tenant of each key of a file, in its order.
+
+    Raises:
+        ConfigurationError: the file cannot be read, holds no key or has a malformed line.
+    """
+    return list(_read(path).items())
+
+
+def remove_key(path: Path, beginning: str) -> str:
+    """Take the key whose digest begins so out of a file; returns whose it was. A running server still knows it.
+
+    Raises:
+        ConfigurationError: no key or several begin so, or the file cannot be read or written.
+    """
+    found = [(name, tenant) for name, tenant in list_keys(path) if beginning and name.startswith(beginning)]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"{len(found)} keys of {path} have a digest that begins with {beginning!r}: `semshare keys list` shows them"
+        )
+    ((name, tenant),) = found
+    try:
+        kept = [line for line in path.read_text().splitlines() if not line.startswith(name)]
+        private.write(path, "".join(f"{line}\n" for line in kept))
+    except OSError as e:
+        raise ConfigurationError(f"the key cannot be removed: {e}") from e
+    return tenant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.settings import ServerSettings, Settings, load_server_settings
 
 NEEDS = "the server needs more packages: pip install 'semshare-agents[server]'"
+
+SHOWN_DIGITS = 12
+KeysFileOption = Annotated[Path | None, typer.Option(help="The file of digests; default: api-keys in --home.")]
 
 keys_app = typer.Typer(help="API keys of the server.", no_args_is_help=True)
 
@@ -51,15 +55,47 @@ async def _serve(settings: Settings, server: ServerSettings) -> None:
 @keys_app.command("add")
 def add(
     tenant: Annotated[str, typer.Argument(help="Whose memory the key opens.")],
-    file: Annotated[Path | None, typer.Option(help="Where its digest is kept; default: api-keys in --home.")] = None,
+    file: KeysFileOption = None,
     home: HomeOption = None,
 ) -> None:
     """Make an API key and print it once; the file keeps only its digest."""
-    try:
-        from semshare_server.keys import add_key
-    except ImportError as e:
-        raise ConfigurationError(NEEDS) from e
-    path = file or settings_of(home=home).home / "api-keys"
+    path = _keys_file(file, home)
+    from semshare_server.keys import add_key
+
     key = add_key(path, tenant)
     typer.echo(key)
     console.print(f"`semshare serve --keys-file {path}` accepts it", style="dim", soft_wrap=True, highlight=False)
+
+
+@keys_app.command("list")
+def show(file: KeysFileOption = None, home: HomeOption = None) -> None:
+    """List the keys of a file: the beginning of each digest, and whose memory it opens."""
+    path = _keys_file(file, home)
+    from semshare_server.keys import list_keys
+
+    for digest, tenant in list_keys(path):
+        typer.echo(f"{digest[:SHOWN_DIGITS]}  {tenant}")
+
+
+@keys_app.command("remove")
+def remove(
+    digest: Annotated[str, typer.Argument(help="The beginning of its digest, as `semshare keys list` shows it.")],
+    file: KeysFileOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Take a key out of a file; servers that run keep to it from their next start."""
+    path = _keys_file(file, home)
+    from semshare_server.keys import remove_key
+
+    typer.echo(f"removed a key of {remove_key(path, digest)}")
+
+
+def _keys_file(file: Path | None, home: Path | None) -> Path:
+    """The file of keys.
+
+    Raises:
+        ConfigurationError: the server's packages are not installed.
+    """
+    if find_spec("semshare_server") is None:
+        raise ConfigurationError(NEEDS)
+    return file or settings_of(home=home).home / "api-keys"

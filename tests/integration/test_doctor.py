@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from semshare_agents import doctor
 from semshare_agents.cli.main import app
 from semshare_agents.doctor import State
 from semshare_agents.registry.tables import SCHEMA_VERSION
+from semshare_agents.sealing import make_sealer
+from semshare_agents.settings import load_settings
 from semshare_agents.testing.postgres import Server
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.integration.test_migrations import FIXTURES, sqlite_of
 
-BEFORE = ["settings", "versions", "permissions", "free space", "registry"]
+BEFORE = ["settings", "versions", "permissions", "free space", "encryption", "registry"]
 NAMES = [*BEFORE, "model", "memory tier", "disk tier", "self-test"]
 
 
@@ -73,6 +76,40 @@ async def test_what_is_wrong_is_named_with_advice(
     assert "1 turns" in checks["registry"]["found"]
     assert checks["model"]["state"] == "failed"
     assert "self-test" not in checks
+
+
+async def test_files_of_lost_keys_and_plain_ones_are_counted(open_llm: OpenLLM) -> None:
+    llm = await open_llm()
+    await llm.session("alice").send("hello")
+    await llm.aclose()
+    home, old, new = llm.settings.home, "0" * 64, "1" * 64
+    files = list(llm.settings.kv_dir.glob("*/*.safetensors"))
+    check = doctor._encryption(load_settings(home=home, encryption_keys=new))
+    assert check.state is State.WARNING
+    assert check.found.endswith(f"; 0 encrypted files, {len(files)} plain ones")
+    sealer = make_sealer(SecretStr(old))
+    for file in files:
+        file.write_bytes(sealer.seal(file.read_bytes(), "anywhere"))
+    check = doctor._encryption(load_settings(home=home, encryption_keys=new))
+    assert check.state is State.WARNING
+    assert check.found.endswith(f"{len(files)} of keys that are not given: {sealer.key_names[0]}")
+    check = doctor._encryption(load_settings(home=home, encryption_keys=f"{new},{old}"))
+    assert check.state is State.OK
+    assert check.found.endswith(f"; {len(files)} encrypted files, 0 plain ones")
+    assert doctor._encryption(load_settings(home=home, encryption_keys="short")).state is State.FAILED
+
+
+async def test_misspelt_settings_are_named(
+    open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "semshare_agents")
+    monkeypatch.setenv("SEMSHARE_REUSSE", "off")
+    monkeypatch.setenv("SEMSHARE_SERVER_PORT", "8001")
+    llm = await open_llm()
+    assert "SEMSHARE_REUSSE is no setting and changes nothing: SEMSHARE_REUSE?" in caplog.text
+    assert "SEMSHARE_SERVER_PORT" not in caplog.text
+    check = doctor._settings(llm.settings)
+    assert (check.state, check.advice) == (State.WARNING, "SEMSHARE_REUSE in its place?")
 
 
 async def test_an_old_schema_and_a_silent_server_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,16 @@ async def test_an_unknown_turn_is_told(memory: Path) -> None:
     assert "there is no turn 99" in str(result.exception)
 
 
+def test_keys_are_listed_and_removed(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for tenant in ("acme", "bolt"):
+        assert run("keys", "add", tenant, "--home", home)[0] == 0
+    status, listed = run("keys", "list", "--home", home)
+    assert (status, [line.split()[1] for line in listed.splitlines()]) == (0, ["acme", "bolt"])
+    assert run("keys", "remove", listed.split()[0], "--home", home) == (0, "removed a key of acme\n")
+    assert [line.split()[1] for line in run("keys", "list", "--home", home)[1].splitlines()] == ["bolt"]
+
+
 async def test_serve_with_a_key_until_a_signal(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     status, output = await asyncio.to_thread(run, "keys", "add", "acme", "--home", home)

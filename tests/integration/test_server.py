@@ -14,7 +14,7 @@ import pytest
 import semshare_server
 from blockbuster import blockbuster_ctx
 from semshare_server import Keyring
-from semshare_server.keys import add_key, digest
+from semshare_server.keys import add_key, digest, list_keys, remove_key
 from semshare_server.serve import checked_keys
 
 import semshare_agents
@@ -266,6 +266,19 @@ def test_keys_of_file_and_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text("plain-key acme\n")
     with pytest.raises(ConfigurationError, match="line 1"):
         Keyring.of(load_server_settings(keys_file=path))
+
+
+def test_a_key_that_is_removed_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    first, second = add_key(path, "acme"), add_key(path, "acme")
+    assert list_keys(path) == [(digest(first), "acme"), (digest(second), "acme")]
+    for beginning in ("", "x", digest(first)[:3] + "-"):
+        with pytest.raises(ConfigurationError, match="semshare keys list"):
+            remove_key(path, beginning)
+    assert remove_key(path, digest(first)[:12]) == "acme"
+    assert path.stat().st_mode & 0o077 == 0
+    ring = Keyring.of(load_server_settings(keys_file=path))
+    assert [ring.tenant(key) for key in (first, second)] == [None, "acme"]
 
 
 async def test_a_full_queue_answers_429_with_retry_after(llm: SemShareLLM) -> None:
