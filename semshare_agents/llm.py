@@ -159,8 +159,9 @@ class SemShareLLM:
                 settings.head_tokens,
                 settings.tail_tokens,
                 settings.semantic_share,
-                settings.look_share,
-                settings.look_late and settings.retention == "off",
+                # A late look needs the whole KV, of which retention keeps a part.
+                0.0 if settings.look_late and settings.retention != "off" else settings.look_share,
+                settings.look_late,
                 settings.min_gain,
             ),
             block_tokens=settings.block_tokens,

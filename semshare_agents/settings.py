@@ -72,8 +72,10 @@ class Settings(BaseSettings):
     strategy: str = Field("question", description="how semantic rows to recompute are chosen")
     matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")
-    look_share: Share = Field(0.0, description="rows computed again, by attention, per token that moved text never saw")
-    look_late: bool = Field(True, description="those rows are computed beside the answer's first tokens, not before")
+    look_share: Share = Field(0.3, description="rows computed again, by attention, per token that moved text never saw")
+    look_late: bool = Field(
+        True, description="those rows are computed beside the answer's first tokens, not before; not with `retention`"
+    )
     similarity_threshold: Share = Field(0.55, description="least donor similarity for semantic reuse")
     fact_guard: str = Field(
         "auto",
