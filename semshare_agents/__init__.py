@@ -23,14 +23,16 @@ if TYPE_CHECKING:
         StoreError,
         TemplateError,
     )
-    from semshare_agents.llm import SemShareLLM, Session
+    from semshare_agents.llm import SemShareLLM
+    from semshare_agents.session import Session
     from semshare_agents.settings import Settings
     from semshare_agents.values import CallPart, Generation, Piece, Report, Reuse, Sampling, ToolCall, Usage
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "llm": ("SemShareLLM", "Session"),
+    "llm": ("SemShareLLM",),
+    "session": ("Session",),
     "settings": ("Settings",),
     "values": ("CallPart", "Generation", "Piece", "Report", "Reuse", "Sampling", "ToolCall", "Usage"),
     "errors": (

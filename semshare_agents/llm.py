@@ -6,47 +6,44 @@ import asyncio
 import fcntl
 import gc
 import logging
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, Any, Self
 
-from semshare_agents import keys, pinning, private, threads
+from semshare_agents import keys, pinning, threads
 from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
-    RegistryError,
     SemShareError,
-    StoreNotWritableError,
 )
-from semshare_agents.evict import EvictionPolicy, PolicyOptions, make_policy
+from semshare_agents.evict import PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
+from semshare_agents.options import request_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
-from semshare_agents.registry.keeping import KeptBlock
-from semshare_agents.remember import Kept, keep, make_durable, record_departures, remember
+from semshare_agents.remember import Kept, keep, make_durable, remember
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel, measured
 from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.strategies import make_strategy
-from semshare_agents.sealing import Sealer, make_sealer
+from semshare_agents.sealing import make_sealer
+from semshare_agents.session import Session, whole
 from semshare_agents.settings import Settings, load_settings, unknown_variables
-from semshare_agents.steering import wanted, without_template
-from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.packing import Packing, make_packing
-from semshare_agents.store.tiers import Leases, Limits, Owner
+from semshare_agents.starting import announce, clean, hold_to_limits, make_tiers
+from semshare_agents.store import Tiers
+from semshare_agents.store.packing import make_packing
+from semshare_agents.store.tiers import Leases
 from semshare_agents.tools.calls import CallStream
-from semshare_agents.turn import ABLATIONS, Answer, Prefilled, RepairRate, Request, Turns
-from semshare_agents.values import CallPart, Fidelity, Generation, Messages, Piece, Reuse, Sampling, ToolCall, Usage
+from semshare_agents.turn import Answer, Prefilled, RepairRate, Turns
+from semshare_agents.values import CallPart, Generation, Messages, Piece, Reuse, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +114,9 @@ class SemShareLLM:
         options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
         policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
         leases, packing, sealer = Leases(), make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
-        tiers = await threads.work(lambda: Tiers(_make_tiers(settings, packing, policies, leases, sealer), leases))
+        tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, sealer), leases))
         try:
-            self._alive, alone = alive, _ = await threads.work(_announce, settings.home)
+            self._alive, alone = alive, _ = await threads.work(announce, settings.home)
             names_key = await threads.work(keys.names_key, settings.home, settings.names_key)
             registry = await Registry.open(
                 settings.registry_url,
@@ -131,13 +128,13 @@ class SemShareLLM:
                 sealer=sealer,
             )
             try:
-                await self._clean(registry, tiers, alone)
+                await clean(registry, tiers, alone)
                 fcntl.flock(alive, fcntl.LOCK_SH)
                 model = self._given or await self._on_compute(self._load)
                 cost = await self._on_compute(self._measure, model)
                 if cost is not None:
                     tiers.seconds = cost.block_seconds
-                await self._hold_to_limits(registry, tiers, settings)
+                await hold_to_limits(registry, tiers, settings)
                 calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
             except BaseException:
                 await registry.close()
@@ -213,33 +210,6 @@ class SemShareLLM:
         self._progress("measuring this machine's speed")
         speeds = measured(rows, model.context_tokens, model.fingerprint, self.settings.home)
         return CostModel(speeds, rows.token_bytes)
-
-    async def _clean(self, registry: Registry, tiers: Tiers, alone: bool) -> None:
-        """Take over or forget what processes that ended had in RAM.
-
-        On SQLite a shared lock says that a process lives, and whoever gets it exclusively is alone. A server knows by
-        its own locks who lives.
-        """
-        if alone and await registry.unerased():
-            # Whoever forgot was interrupted.
-            await threads.store(tiers.forget, await registry.forgotten_keys())
-            await registry.erase()
-        await registry.announce()
-        ended = await (registry.foreign() if alone and registry.dialect == "sqlite" else registry.abandoned())
-        durable = tiers.durable
-        await registry.made_durable([k for k in ended if durable is not None and k in durable])
-        rest = [k for k in ended if durable is None or k not in durable]
-        await registry.drop_blocks(rest, "evict", "was in the memory of a process that ended")
-
-    @staticmethod
-    async def _hold_to_limits(registry: Registry, tiers: Tiers, settings: Settings) -> None:
-        """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold."""
-        await threads.work(_described, tiers, await registry.kept_blocks())
-        pinned = [block for block in await registry.pinned_blocks() if block.key in tiers.slowest]
-        pinning.check(pinned, settings, tiers.slowest.size_of)
-        await pinning.refresh(registry, tiers)
-        await threads.store(tiers.trim)
-        await record_departures(registry, tiers, tiers.departures())
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""
@@ -333,14 +303,14 @@ class SemShareLLM:
             ConfigurationError: an option is wrong.
             ClosedError: the adapter is closed.
         """
-        return await _whole(self.stream(messages, **options))
+        return await whole(self.stream(messages, **options))
 
     async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
         """Answer a message list piece by piece; the last piece carries the whole `Generation`.
 
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
         """
-        turns, request = self.turns, self._request(messages, options)
+        turns, request = self.turns, request_of(self.settings, messages, options)
         began = time.time()
         guard = self._guard
         assert guard is not None
@@ -488,104 +458,6 @@ class SemShareLLM:
         except SemShareError as e:
             log.warning("a turn stays in memory only: %s", e)
 
-    def _request(self, messages: Messages, options: dict[str, Any]) -> Request:
-        options = dict(options)
-        tenant = options.pop("tenant", None) or self.settings.tenant
-        reuse = options.pop("reuse", None)
-        fidelity = options.pop("fidelity", None)
-        sampling = options.pop("sampling", None) or Sampling(max_new_tokens=self.settings.max_new_tokens)
-        want = wanted(
-            options.pop("tools", None),
-            options.pop("tool_choice", None),
-            bool(options.pop("parallel_tool_calls", False)),
-            options.pop("response_schema", None),
-        )
-        fixed = {name: options.pop(name) for name in ("session", "store", "ablations", "raw") if name in options}
-        want = without_template(want) if fixed.get("raw") else want
-        fields = set(Sampling.__dataclass_fields__)
-        unknown = set(options) - fields
-        if unknown:
-            raise ConfigurationError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(sorted(fields))}")
-        if isinstance(options.get("stop"), str):
-            options["stop"] = (options["stop"],)
-        sampling = replace(sampling, **{k: tuple(v) if k == "stop" else v for k, v in options.items() if v is not None})
-        if "ablations" in fixed and not (fixed["ablations"] <= ABLATIONS):
-            raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
-        word = self.settings.reuse if reuse is None else Reuse.parse(reuse)
-        dial = self.settings.fidelity if fidelity is None else Fidelity.parse(fidelity)
-        return Request(
-            messages=messages, tenant=tenant, reuse=word, sampling=sampling, fidelity=dial, want=want, **fixed
-        )
-
-
-class Session:
-    """A conversation. Turns of one session follow one another; turns of different sessions run side by side."""
-
-    def __init__(self, llm: SemShareLLM, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
-        self._llm = llm
-        self.name = name
-        self.tenant = tenant
-        self._system = system
-        self._defaults = defaults
-        self._lock = asyncio.Lock()
-        self._messages: list[dict[str, Any]] | None = None
-        self._forgets = 0
-
-    async def messages(self) -> list[dict[str, Any]]:
-        """The conversation so far."""
-        registry = self._llm.turns.registry
-        if self._messages is not None and await self._was_forgotten():
-            self._messages = None
-        if self._messages is None:
-            self._forgets = await registry.newest_forget()
-            history = await registry.history(self.tenant, self.name)
-            if self._system is not None:
-                history = [m for m in history if m["role"] != "system"]
-                history.insert(0, {"role": "system", "content": self._system})
-            self._messages = history
-        return list(self._messages)
-
-    async def _was_forgotten(self) -> bool:
-        """Whether some of what is in memory here was forgotten, by whichever process."""
-        try:
-            return await self._llm.turns.registry.forgotten(self.tenant, self.name, self._forgets)
-        except RegistryError as e:
-            # The memory may fail, an answer may not.
-            log.warning("a session goes on from memory: %s", e)
-            return False
-
-    async def pin(self, seconds: float | None = None) -> Pin:
-        """Keep the conversation's KV from being evicted; see `SemShareLLM.pin`."""
-        return await self._llm.pin(session=self.name, tenant=self.tenant, seconds=seconds)
-
-    async def unpin(self) -> bool:
-        """Let the conversation's KV be evicted again; whether it was pinned."""
-        return await self._llm.unpin(session=self.name, tenant=self.tenant)
-
-    async def send(self, text: str, **options: Any) -> Generation:
-        """Say something and get the answer; options as in `SemShareLLM.generate`."""
-        return await _whole(self.stream(text, **options))
-
-    async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
-        """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
-        async with self._lock:
-            messages = [*await self.messages(), {"role": "user", "content": text}]
-            options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
-            async with aclosing(self._llm.stream(messages, **options)) as pieces:
-                async for piece in pieces:
-                    if piece.generation is not None:
-                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
-                    yield piece
-
-
-async def _whole(stream: AsyncGenerator[Piece]) -> Generation:
-    generation: Generation | None = None
-    async with aclosing(stream) as pieces:
-        async for piece in pieces:
-            generation = piece.generation
-    assert generation is not None
-    return generation
-
 
 def _parted(parted: CallStream, text: str) -> tuple[str, None, tuple[CallPart, ...]]:
     content, parts = parted.push(text)
@@ -599,47 +471,3 @@ def _generation(
     usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
     reason = "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
     return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
-
-
-def _make_tiers(
-    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases, sealer: Sealer
-) -> list[Tier]:
-    limits = Limits(settings.high_watermark, settings.low_watermark, settings.tenant_bytes)
-
-    def tier(store: BlockStore, budget_bytes: int) -> Tier:
-        return Tier(store, budget_bytes, policies[store.name], leases, limits)
-
-    tiers: list[Tier] = []
-    if settings.device_bytes:
-        device = "cuda" if settings.device == "auto" else settings.device
-        tiers.append(tier(DeviceStore(device, packing), settings.device_bytes))
-    if settings.memory_bytes:
-        tiers.append(tier(MemoryStore(packing=packing), settings.memory_bytes))
-    if settings.disk_bytes:
-        tiers.append(tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes))
-    return tiers
-
-
-def _described(tiers: Tiers, blocks: Sequence[KeptBlock]) -> None:
-    for block in blocks:
-        use = Owner(block.tenant, block.session).use(block.used_at)
-        for tier in tiers.tiers:
-            tier.describe(block.key, block.start, block.length, block.tenant, tiers.seconds, use)
-
-
-def _announce(home: Path) -> tuple[IO[bytes], bool]:
-    """Take the lock that says this process lives; the second value says whether no other one does.
-
-    Who is alone has it exclusively until its start has cleaned up; others wait for that.
-    """
-    try:
-        private.folder(home)
-        handle = os.fdopen(private.opened(home / "alive.lock", os.O_WRONLY | os.O_APPEND), "ab")
-    except OSError as e:
-        raise StoreNotWritableError(f"the folder {home} is not writable ({e.strerror}): give another home") from e
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle, True
-    except OSError:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        return handle, False

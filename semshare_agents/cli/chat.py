@@ -13,7 +13,8 @@ from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_l
 from semshare_agents.errors import PromptError
 
 if TYPE_CHECKING:
-    from semshare_agents.llm import SemShareLLM, Session
+    from semshare_agents.llm import SemShareLLM
+    from semshare_agents.session import Session
     from semshare_agents.settings import Settings
     from semshare_agents.values import Report
 

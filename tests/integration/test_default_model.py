@@ -14,6 +14,7 @@ from semshare_agents.bench.cold import answer_cold
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
+from semshare_agents.options import request_of
 from tests import tiny
 from tests.oracle.test_support import stock_answer
 from tests.tiny import assistant, system, user
@@ -67,7 +68,7 @@ async def llm(
 
 async def against_cold(llm: SemShareLLM, messages: list[dict[str, str]], **options: Any) -> tuple[Any, float, float]:
     """The report of a reusing run, its KL to the stock cold run along the cold answer, and their agreement."""
-    request = llm._request(messages, options)
+    request = request_of(llm.settings, messages, options)
     prefilled = await llm.turns.prefill(request)
     cold = answer_cold(llm.turns, prefilled.prompt, TOKENS)
     logits = forced_logits(prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens)

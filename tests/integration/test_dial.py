@@ -13,6 +13,7 @@ from semshare_agents.bench.calibrate import SHARES
 from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
 from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
+from semshare_agents.options import request_of
 from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
 from semshare_agents.values import Kind
@@ -98,7 +99,7 @@ async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
 async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> None:
     llm = await open_llm(look_share=0.3, repair_rows=0)
     await llm.generate([system("be brief"), BODY])
-    request = llm._request([system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))], {})
+    request = request_of(llm.settings, [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))], {})
     prefilled = await llm.turns.prefill(request)
     try:
         run = prefilled.run

@@ -9,6 +9,7 @@ import pytest
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.tokenise import tokenise
+from semshare_agents.options import request_of
 from semshare_agents.turn import Prefilled
 from semshare_agents.values import Generation, Kind
 from tests import tiny
@@ -138,7 +139,7 @@ async def test_the_measured_cost_model_gives_right_answers_too(open_llm: OpenLLM
 
 
 async def prefilled(llm: SemShareLLM, messages: list[dict[str, str]], **options: Any) -> Prefilled:
-    return await llm.turns.prefill(llm._request(messages, options))
+    return await llm.turns.prefill(request_of(llm.settings, messages, options))
 
 
 async def test_reused_kv_equals_what_its_kind_promises(open_llm: OpenLLM) -> None:

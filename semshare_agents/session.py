@@ -1,0 +1,88 @@
+"""A conversation whose history the registry keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from semshare_agents.errors import RegistryError
+from semshare_agents.registry import Pin
+from semshare_agents.values import Generation, Piece
+
+if TYPE_CHECKING:
+    from semshare_agents.llm import SemShareLLM
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """A conversation. Turns of one session follow one another; turns of different sessions run side by side."""
+
+    def __init__(self, llm: SemShareLLM, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
+        self._llm = llm
+        self.name = name
+        self.tenant = tenant
+        self._system = system
+        self._defaults = defaults
+        self._lock = asyncio.Lock()
+        self._messages: list[dict[str, Any]] | None = None
+        self._forgets = 0
+
+    async def messages(self) -> list[dict[str, Any]]:
+        """The conversation so far."""
+        registry = self._llm.turns.registry
+        if self._messages is not None and await self._was_forgotten():
+            self._messages = None
+        if self._messages is None:
+            self._forgets = await registry.newest_forget()
+            history = await registry.history(self.tenant, self.name)
+            if self._system is not None:
+                history = [m for m in history if m["role"] != "system"]
+                history.insert(0, {"role": "system", "content": self._system})
+            self._messages = history
+        return list(self._messages)
+
+    async def _was_forgotten(self) -> bool:
+        """Whether some of what is in memory here was forgotten, by whichever process."""
+        try:
+            return await self._llm.turns.registry.forgotten(self.tenant, self.name, self._forgets)
+        except RegistryError as e:
+            # The memory may fail, an answer may not.
+            log.warning("a session goes on from memory: %s", e)
+            return False
+
+    async def pin(self, seconds: float | None = None) -> Pin:
+        """Keep the conversation's KV from being evicted; see `SemShareLLM.pin`."""
+        return await self._llm.pin(session=self.name, tenant=self.tenant, seconds=seconds)
+
+    async def unpin(self) -> bool:
+        """Let the conversation's KV be evicted again; whether it was pinned."""
+        return await self._llm.unpin(session=self.name, tenant=self.tenant)
+
+    async def send(self, text: str, **options: Any) -> Generation:
+        """Say something and get the answer; options as in `SemShareLLM.generate`."""
+        return await whole(self.stream(text, **options))
+
+    async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
+        """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
+        async with self._lock:
+            messages = [*await self.messages(), {"role": "user", "content": text}]
+            options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
+            async with aclosing(self._llm.stream(messages, **options)) as pieces:
+                async for piece in pieces:
+                    if piece.generation is not None:
+                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
+                    yield piece
+
+
+async def whole(stream: AsyncGenerator[Piece]) -> Generation:
+    """The answer that a stream ends with."""
+    generation: Generation | None = None
+    async with aclosing(stream) as pieces:
+        async for piece in pieces:
+            generation = piece.generation
+    assert generation is not None
+    return generation
