@@ -214,7 +214,7 @@ class Alignment:
         """Maximal `(start, end)` ranges of one kind other than computed, one donor and one offset."""
         if not len(self):
             return []
-        delta = self.source - np.arange(len(self))
+        delta = np.where(self.kind == Kind.COMPUTED, 0, self.source - np.arange(len(self)))
         cut = (np.diff(self.kind) != 0) | (np.diff(self.donor) != 0) | (np.diff(delta) != 0)
         edges = np.concatenate(([0], np.flatnonzero(cut) + 1, [len(self)]))
         return [(int(a), int(b)) for a, b in pairwise(edges) if self.kind[a] != Kind.COMPUTED]

@@ -101,6 +101,9 @@ def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path) 
 class CostModel:
     """Predicts times from speeds, and learns from each turn how far they are off.
 
+    A machine that got slower is slower for a few rows as for all of them, so what full prefills taught holds for both:
+    whether reuse pays is decided by speeds that were measured side by side.
+
     Args:
         speeds: Measured speeds.
         token_bytes: Bytes of one token's KV.
@@ -109,14 +112,14 @@ class CostModel:
     def __init__(self, speeds: Speeds, token_bytes: int):
         self._speeds = speeds
         self._token_bytes = token_bytes
-        self._cold_factor = 1.0
+        self._slower = 1.0
         self._disk_bytes_per_second = DISK_BYTES_PER_SECOND
 
     def cold_seconds(self, tokens: int) -> float:
         """A full prefill."""
         s = self._speeds
         raw = s.pass_seconds + tokens * s.cold_row_seconds + tokens**2 / 2 * s.cold_pair_seconds
-        return raw * self._cold_factor
+        return raw * self._slower
 
     def reuse_seconds(self, rows: Ints, layer_share: float, loaded_tokens: int, disk_tokens: int) -> float:
         """Loading, moving and computing.
@@ -128,10 +131,11 @@ class CostModel:
             disk_tokens: How many of them come from disk.
         """
         s = self._speeds
-        compute = self.pass_seconds(rows) - s.pass_seconds
+        first = self._slower * s.pass_seconds
+        compute = self.pass_seconds(rows) - first
         load = loaded_tokens * self._token_bytes / s.load_bytes_per_second
         disk = disk_tokens * self._token_bytes / self._disk_bytes_per_second
-        return s.pass_seconds + compute * layer_share + load + disk
+        return first + compute * layer_share + load + disk
 
     def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
         """What computing a block in a full prefill takes longer than loading it; never less than 0."""
@@ -142,7 +146,8 @@ class CostModel:
     def pass_seconds(self, rows: Ints) -> float:
         """One pass over rows at the given positions, shape `(rows,)`."""
         s = self._speeds
-        return s.pass_seconds + len(rows) * s.row_seconds + float(rows.sum() + len(rows)) * s.pair_seconds
+        raw = s.pass_seconds + len(rows) * s.row_seconds + float(rows.sum() + len(rows)) * s.pair_seconds
+        return raw * self._slower
 
     def rows_beside_a_step(self, tokens: int, position: int, slowdown: float) -> int:
         """How many rows at `position` a decoding step at `tokens` can carry for `slowdown` of its own time."""
@@ -153,8 +158,8 @@ class CostModel:
     def saw_cold(self, tokens: int, seconds: float) -> None:
         """Learn from a full prefill."""
         if tokens >= 256:
-            ratio = float(np.clip(seconds / (self.cold_seconds(tokens) / self._cold_factor), 0.2, 5.0))
-            self._cold_factor += LEARNING * (ratio - self._cold_factor)
+            ratio = float(np.clip(seconds / (self.cold_seconds(tokens) / self._slower), 0.2, 5.0))
+            self._slower += LEARNING * (ratio - self._slower)
 
     def saw_disk(self, size_bytes: int, seconds: float) -> None:
         """Learn from a load from disk."""

@@ -15,8 +15,8 @@ from semshare_agents.values import Alignment, Floats, Ints, Kind, Look
 
 VIEWERS = 32
 """Most rows at a prompt's end whose attention counts."""
-LEAST_LOOK_ROWS = 16
-"""A second pass for fewer rows is not worth its fixed time."""
+LEAST_LOOK_ROWS = 32
+"""For fewer rows, as after a short insertion, watching the attention is not worth its time."""
 
 
 def unseen_tokens(alignment: Alignment, start: int) -> int:

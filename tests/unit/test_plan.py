@@ -177,6 +177,14 @@ def test_the_cost_model_learns_from_cold_runs() -> None:
     assert cost.cold_seconds(1000) < 6 * first
 
 
+def test_a_machine_that_got_slower_is_slower_for_parts_too() -> None:
+    cost, rows = tiny.cost(), np.arange(16, 1000)
+    gain = cost.cold_seconds(1000) / cost.reuse_seconds(rows, 1.0, 0, 0)
+    for _ in range(20):
+        cost.saw_cold(1000, cost.cold_seconds(1000) * 3)
+    assert cost.cold_seconds(1000) / cost.reuse_seconds(rows, 1.0, 0, 0) == pytest.approx(gain)
+
+
 def test_predictions_grow_with_rows_and_tokens() -> None:
     cost = tiny.cost()
     assert cost.cold_seconds(2000) > 2 * cost.cold_seconds(1000)
