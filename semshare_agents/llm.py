@@ -164,7 +164,7 @@ class SemShareLLM:
             block_tokens=settings.block_tokens,
             similarity_threshold=settings.similarity_threshold,
             compute=self._compute,
-            repair=RepairRate(settings.repair_rows, settings.repair_slowdown),
+            repair=RepairRate(settings.repair_rows, settings.repair_slowdown, settings.repair_slowdown_semantic),
             calibration=calibration,
             matcher=matcher,
             fact_guard=settings.fact_guard,

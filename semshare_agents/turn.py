@@ -171,12 +171,14 @@ class RepairRate:
     """How many rows behind the exact frontier a decoding step computes besides its own.
 
     Attributes:
-        rows: So many; None leaves it to `slowdown`.
+        rows: So many; None leaves it to the slowdown.
         slowdown: Share of a step's time they may take.
+        slowdown_semantic: The same for turns with semantic reuse, which drift most.
     """
 
     rows: int | None
     slowdown: float
+    slowdown_semantic: float
 
 
 @dataclass
@@ -447,6 +449,7 @@ class Turns:
         layers = gathering_layers(self.model.model.config.get_text_config().num_hidden_layers)
         watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
+        run.semantic = bool((alignment.kind == Kind.SEMANTIC).any())
         logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
         if watch is None:
             return plan, logits
@@ -529,7 +532,8 @@ class Turns:
             return 0
         if self.repair.rows is not None:
             return self.repair.rows
-        return 0 if self.cost is None else self.cost.rows_beside_a_step(run.length, run.exact, self.repair.slowdown)
+        slowdown = self.repair.slowdown_semantic if run.semantic else self.repair.slowdown
+        return 0 if self.cost is None else self.cost.rows_beside_a_step(run.length, run.exact, slowdown)
 
 
 def _scrambled(alignment: Alignment) -> Alignment:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, median
 from typing import Any
 
@@ -30,29 +31,31 @@ class RepairOptions:
     """What to measure.
 
     Attributes:
-        rates: Rows repaired with each decoding step, ascending, 0 first.
+        rates: Rows repaired with each decoding step, ascending, 0 first; None, at the end, for what the settings give.
         max_new_tokens: Longest cold answer to decode along.
         reuse: Loosest kind of reuse.
     """
 
-    rates: tuple[int, ...]
+    rates: tuple[int | None, ...]
     max_new_tokens: int = 64
     reuse: Reuse = Reuse.SEMANTIC
 
 
-def parse_rates(text: str) -> tuple[int, ...]:
-    """Rates from a list such as `0,4,8`, ascending; 0, the yardstick, is always among them.
+def parse_rates(text: str) -> tuple[int | None, ...]:
+    """Rates from a list such as `0,4,8,auto`, ascending; 0, the yardstick, is always among them.
 
     Raises:
         ConfigurationError: an entry is no whole number, or negative.
     """
+    words = [word.strip() for word in text.split(",")]
     try:
-        rates = {int(word) for word in text.split(",")}
+        rates = {int(word) for word in words if word != "auto"}
     except ValueError:
-        raise ConfigurationError(f"rates must be whole numbers with commas between; got {text!r}") from None
-    if min(rates) < 0:
+        raise ConfigurationError(f"rates must be whole numbers or auto, commas between; got {text!r}") from None
+    if min(rates, default=0) < 0:
         raise ConfigurationError(f"rates must not be negative; got {text!r}")
-    return tuple(sorted({0, *rates}))
+    by_settings: tuple[None, ...] = (None,) if "auto" in words else ()
+    return (*sorted({0, *rates}), *by_settings)
 
 
 def buckets(tokens: int) -> list[tuple[int, int]]:
@@ -111,7 +114,9 @@ async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: RepairOption
             if not isinstance(run, RowRun):
                 raise ConfigurationError(f"{pair['id']} cannot be repaired, leave it out: {report.reason}")
             first = prefilled.logits
-            by_rate.append({"rate": rate, **await turns.on_compute(run, _decoded, run, first, cold, rate)})
+            step = partial(turns.step, run) if rate is None else partial(run.step, repair_rows=rate)
+            figures = await turns.on_compute(run, _decoded, run, first, cold, step)
+            by_rate.append({"rate": "auto" if rate is None else rate, **figures})
         finally:
             run.close()
     return {
@@ -125,12 +130,12 @@ async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: RepairOption
     }
 
 
-def _decoded(run: RowRun, first: torch.Tensor, cold: Cold, rate: int) -> dict[str, Any]:
+def _decoded(run: RowRun, first: torch.Tensor, cold: Cold, step: Callable[[int], torch.Tensor]) -> dict[str, Any]:
     """Decode along the cold answer; runs on the compute thread."""
     fed: Ints = cold.tokens[:-1]
     logits, start = [first], time.perf_counter()
     for token in fed:
-        logits.append(run.step(int(token), rate))
+        logits.append(step(int(token)))
         logits[-1].argmax().item()  # a device has finished the step only once its result is read
     took = time.perf_counter() - start
     return {
@@ -165,7 +170,7 @@ def summarise(rows: Sequence[dict[str, Any]], options: RepairOptions) -> dict[st
         ]
         summary.append(
             {
-                "rate": rate,
+                "rate": "auto" if rate is None else rate,
                 "kl": kl,
                 "tokens_per_second": median(speeds) if speeds else None,
                 "speed_ratio": median(ratios) if ratios else None,

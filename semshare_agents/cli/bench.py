@@ -253,7 +253,9 @@ def repair(
     file: Annotated[Path, typer.Argument(help="Pairs, one JSON object a line.")],
     kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
-    rates: Annotated[str, typer.Option(help="Rows repaired with each step; 0 is always measured.")] = "0,8,16,32,64",
+    rates: Annotated[
+        str, typer.Option(help="Rows repaired with each step; auto: by the settings.")
+    ] = "0,16,32,64,auto",
     tokens: TokensOption = 64,
     reuse: ReuseOption = "semantic",
     model: ModelOption = None,

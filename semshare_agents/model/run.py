@@ -56,6 +56,8 @@ class RowRun(Run):
         self.length = 0
         self.exact = 0
         """Length of the prefix whose KV equals a cold run's: the exact frontier."""
+        self.semantic = False
+        """Whether some of the KV is that of text which says much the same."""
         self.late: Ints = np.zeros(0, np.int64)
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 

@@ -34,7 +34,7 @@ def test_repair_makes_later_tokens_cold_ones(tmp_path: Path) -> None:
     other = {**PAIR, "id": "new", "reference": [user("hello")], "target": [user(tiny.words(20, 9))]}
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(pair) for pair in (PAIR, other)))
-    words = ["bench", "repair", file, "--rates", "200,40", "--tokens", "12", "--reuse", "moved"]
+    words = ["bench", "repair", file, "--rates", "200,auto,40", "--tokens", "12", "--reuse", "moved"]
     places = ["--model", model, "--home", home, "--json", out]
     result = CliRunner(
         env={"COLUMNS": "160", "SEMSHARE_MIN_GAIN": "1", "SEMSHARE_BLOCK_TOKENS": "16", "SEMSHARE_HEAD_TOKENS": "0"}
@@ -45,8 +45,9 @@ def test_repair_makes_later_tokens_cold_ones(tmp_path: Path) -> None:
     row, cold = written["rows"]
     assert cold["class"] == "cold"
     assert row["class"] == "moved"
-    none, some, most = row["rates"]
-    assert [figures["rate"] for figures in (none, some, most)] == [0, 40, 200]
+    none, some, most, default = row["rates"]
+    assert [figures["rate"] for figures in row["rates"]] == [0, 40, 200, "auto"]
+    assert none["exact_tokens"] <= default["exact_tokens"] < most["exact_tokens"]
     assert none["exact_tokens"] < some["exact_tokens"] < some["tokens"]
     assert most["exact_tokens"] == most["tokens"] == row["n_tokens"] + row["answer_tokens"] - 1
     assert none["kl"][0] == pytest.approx(most["kl"][0], abs=1e-9)
@@ -55,7 +56,7 @@ def test_repair_makes_later_tokens_cold_ones(tmp_path: Path) -> None:
     assert max(most["kl"][reached:]) < 1e-6 < max(none["kl"][reached:])
     summary = written["summary"]
     assert (summary["pairs"], summary["cold"]) == (2, 1)
-    assert [figures["rate"] for figures in summary["rates"]] == [0, 40, 200]
+    assert [figures["rate"] for figures in summary["rates"]] == [0, 40, 200, "auto"]
     assert summary["rates"][0]["kl"]["0-7"] == {"mean": pytest.approx(sum(none["kl"][:8]) / 8), "pairs": 1}
     assert summary["rates"][0]["speed_ratio"] == 1.0
 
@@ -97,6 +98,8 @@ def test_bad_rates_are_refused(rates: str) -> None:
 
 def test_rates_are_sorted_and_always_have_the_yardstick() -> None:
     assert parse_rates("8, 4") == (0, 4, 8)
+    assert parse_rates("auto,4") == (0, 4, None)
+    assert parse_rates("auto") == (0, None)
 
 
 @pytest.mark.parametrize(

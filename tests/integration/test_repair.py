@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.rows import RowModel
-from semshare_agents.values import Donor, Generation, Reuse
+from semshare_agents.model.run import RowRun
+from semshare_agents.turn import Request
+from semshare_agents.values import Donor, Generation, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import assistant, system, user
@@ -87,6 +90,27 @@ async def test_a_few_rows_a_step_move_the_frontier_so_far(open_llm: OpenLLM) -> 
     follow = [*CHANGED, assistant(moved.text), user("go on")]
     later = await llm.generate(follow, reuse="exact", store=False)
     assert later.report.tokens["exact"] == who.exact_tokens
+
+
+async def test_turns_with_semantic_reuse_repair_faster(open_llm: OpenLLM) -> None:
+    llm = await open_llm(repair_rows=None, similarity_threshold=0.3)
+    turns = llm.turns
+    turns.cost = cost = tiny.cost(replace(tiny.REUSE_WINS, pass_seconds=1e-4))
+    text = tiny.words(120, 50)
+    reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(text))
+    await llm.generate([user(text)])
+    for messages, kind, slowdown in (
+        ([user(reworded)], "semantic", 1.0),
+        ([system("be wide"), user(text)], "moved", 0.1),
+    ):
+        prefilled = await turns.prefill(Request(messages, "default", Reuse.SEMANTIC, Sampling(max_new_tokens=4)))
+        run, before = prefilled.run, prefilled.report.exact_tokens
+        assert isinstance(run, RowRun)
+        allowed = cost.rows_beside_a_step(run.length, before, slowdown)
+        await turns.on_compute(run, turns.step, run, 5)
+        run.close()
+        assert prefilled.report.reuse_class == kind
+        assert run.exact - before == allowed > 0
 
 
 @pytest.mark.parametrize("disk", [True, False])
