@@ -22,6 +22,7 @@ from typing import Any
 
 from semshare_agents import llm as adapter
 from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.reuse.cost import measured
 from semshare_agents.settings import load_settings
 from tests.serving import serving
 
@@ -54,8 +55,7 @@ def served(home: Path) -> Iterator[str]:
 def home_of(name: str, folder: Path, known: Path) -> Path:
     """A folder for a memory that knows this machine's speeds already."""
     home = folder / name
-    if (known / "speeds").is_dir():
-        shutil.copytree(known / "speeds", home / "speeds")
+    shutil.copytree(known / "speeds", home / "speeds")
     return home
 
 
@@ -72,9 +72,11 @@ def run(block: str, home: Path) -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    known = load_settings().home
-    model: LoadedModel = load("default", known)
+    known = folder / "measured"
+    model: LoadedModel = load("default", load_settings().home)
     adapter.load = lambda *_: model  # type: ignore[assignment]
+    assert model.support.rows is not None
+    measured(model.support.rows, model.context_tokens, model.fingerprint, known)
     blocks = json.load(sys.stdin)
     with served(home_of("server", folder, known)) as url:
         results = [run(b.replace(SERVER, url), home_of(str(i), folder, known)) for i, b in enumerate(blocks)]
