@@ -17,7 +17,9 @@ from semshare_agents import keys, pinning, threads
 from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
+    RegistryError,
     SemShareError,
+    StoreError,
 )
 from semshare_agents.evict import PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
@@ -27,7 +29,7 @@ from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.options import request_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
-from semshare_agents.remember import Kept, keep, make_durable, remember
+from semshare_agents.remember import Kept, keep, make_durable, remember, settle_departures
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel, measured
@@ -222,6 +224,7 @@ class SemShareLLM:
             await self._guard.aclose()
         await self.flush()
         if self._turns is not None:
+            await self._settled(self._turns)
             await self._turns.registry.close()
             await threads.store(self._turns.tiers.close)
         await threads.work(self._compute.shutdown)
@@ -229,6 +232,15 @@ class SemShareLLM:
             await threads.work(self._alive.close)
         if self._given is None:
             gc.unfreeze()
+
+    @staticmethod
+    async def _settled(turns: Turns) -> None:
+        """Rows of what tiers let go last, when blocks moved up or down, go with their files."""
+        try:
+            await threads.store(turns.tiers.settle)
+            await settle_departures(turns)
+        except (RegistryError, StoreError) as e:
+            log.warning("rows of blocks that are gone stay until they are missed: %s", e)
 
     async def _written_up(self) -> None:
         """Let a turn wait while the disk is more than `UNWRITTEN_TURNS` behind."""

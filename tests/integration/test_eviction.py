@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import select
 
 from semshare_agents.bench.traces import past
+from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
+from semshare_agents.store import DiskStore
+from semshare_agents.store.audit import audit
 from tests import tiny
 from tests.conftest import OpenLLM
 
@@ -36,3 +41,18 @@ async def test_evictions_are_on_record_and_the_past_can_be_replayed(open_llm: Op
     disk = again.turns.tiers.tiers[1]
     assert disk.used_bytes <= 100_000
     assert set(disk.evicted) == {"lowered-budget"}
+
+
+async def test_what_leaves_the_disk_last_leaves_no_row_behind(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm(memory_bytes=0, block_tokens=16)
+    await llm.generate([tiny.user(tiny.words(120, 1))])
+    await llm.flush()
+    disk = llm.turns.tiers.slowest
+    disk.budget_bytes = disk.used_bytes // 2
+    llm.turns.tiers.trim()
+    await llm.aclose()
+    registry = await Registry.open(f"sqlite+aiosqlite:///{tmp_path / 'home' / 'registry.db'}")
+    found = await audit(registry, DiskStore(tmp_path / "home" / "kv"))
+    await registry.close()
+    assert found.rows == found.files > 0
+    assert found.gone == ()
