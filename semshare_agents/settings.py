@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     retention_share: float = Field(0.58, gt=0.0, le=1.0, description="share of the prompt's KV that retention keeps")
     retention_int8: bool = Field(False, description="hold what retention keeps in 8 bits")
     repair_slowdown: float = Field(0.1, ge=0.0, description="share of a decoding step's time spent on repair")
-    repair_slowdown_semantic: float = Field(1.0, ge=0.0, description="the same for turns with semantic reuse")
+    repair_slowdown_semantic: float = Field(2.0, ge=0.0, description="the same for turns with semantic reuse")
     repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by the slowdown")
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
     guard_share: Share = Field(0.0, description="share of approximate turns measured against a cold run; 0: no guard")

@@ -100,7 +100,7 @@ async def test_turns_with_semantic_reuse_repair_faster(open_llm: OpenLLM) -> Non
     reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(text))
     await llm.generate([user(text)])
     for messages, kind, slowdown in (
-        ([user(reworded)], "semantic", 1.0),
+        ([user(reworded)], "semantic", 2.0),
         ([system("be wide"), user(text)], "moved", 0.1),
     ):
         prefilled = await turns.prefill(Request(messages, "default", Reuse.SEMANTIC, Sampling(max_new_tokens=4)))
