@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
-TURNS_PER_BAND = 128
+TURNS_PER_BAND = 512
 
 
 class FindQueries:
