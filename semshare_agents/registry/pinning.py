@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import PinError
@@ -121,14 +121,14 @@ class PinQueries:
         """Blocks that pins hold now."""
         now = time.time()
         async with self._reading() as c:
-            if not (await c.execute(select(exists().where(t.pins.c.id.is_not(None))))).scalar_one():
+            newest = (await c.execute(select(func.max(t.pins.c.begins_at)))).scalar_one()
+            if newest is None:
                 return []
-            early = (await c.execute(select(exists().where(t.pins.c.begins_at > now)))).scalar_one()
-        if early:
-            async with self._writing() as c:
-                anew = {"begins_at": now, "ends_at": t.pins.c.ends_at - t.pins.c.begins_at + now}
-                await c.execute(update(t.pins).where(t.pins.c.begins_at > now).values(**anew))
-        async with self._reading() as c:
+            if newest <= now:
+                return await _blocks(c, now)
+        async with self._writing() as c:
+            anew = {"begins_at": now, "ends_at": t.pins.c.ends_at - t.pins.c.begins_at + now}
+            await c.execute(update(t.pins).where(t.pins.c.begins_at > now).values(**anew))
             return await _blocks(c, now)
 
     @staticmethod
@@ -157,15 +157,16 @@ def _holds(now: float) -> ColumnElement[bool]:
     return or_(t.pins.c.ends_at.is_(None), t.pins.c.ends_at > now)
 
 
+_MINE = t.blocks.c.scope_id.in_(select(t.scopes.c.id).where(t.scopes.c.tenant_id == t.pins.c.tenant_id))
 _HELD = (
-    t.pins.join(
+    # Outer joins, which SQLite takes in this order: it would read all blocks before a few pins.
+    t.pins.outerjoin(
         t.turns,
         # Each by its index: a session's turns, or the one turn.
         or_(t.turns.c.id == t.pins.c.turn_id, t.turns.c.session_id == t.pins.c.session_id),
     )
-    .join(t.turn_blocks, t.turn_blocks.c.turn_id == t.turns.c.id)
-    .join(t.blocks, t.blocks.c.id == t.turn_blocks.c.block_id)
-    .join(t.scopes, and_(t.scopes.c.id == t.blocks.c.scope_id, t.scopes.c.tenant_id == t.pins.c.tenant_id))
+    .outerjoin(t.turn_blocks, t.turn_blocks.c.turn_id == t.turns.c.id)
+    .outerjoin(t.blocks, and_(t.blocks.c.id == t.turn_blocks.c.block_id, _MINE))
 )
 
 
@@ -187,7 +188,7 @@ async def _blocks(c: AsyncConnection, now: float) -> list[PinnedBlock]:
     )
     rows = (await c.execute(query)).all()
     ends = [row.ends_at if row.ending == row.all else float("inf") for row in rows]
-    return [PinnedBlock(r.key, r.name, int(r.size_bytes), end) for r, end in zip(rows, ends, strict=True)]
+    return [PinnedBlock(r.key, r.name, int(r.size_bytes), end) for r, end in zip(rows, ends, strict=True) if r.key]
 
 
 async def _pins(c: AsyncConnection, now: float, *where: ColumnElement[bool]) -> list[Pin]:

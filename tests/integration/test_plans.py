@@ -1,4 +1,4 @@
-"""Every look-up by names and bands runs on an index, on both databases."""
+"""Every look-up by names, bands and pins runs on an index, on both databases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
 from semshare_agents.registry import Registry
+from semshare_agents.registry import tables as t
 from semshare_agents.values import Reuse
 from tests.lookups import LookupBench
 
@@ -56,6 +57,12 @@ def scans(found: str) -> list[str]:
     return re.findall(rf"(?:SCAN|Seq Scan on) (?:{LARGE})\b.*", found)
 
 
+async def say_in_a_session(registry: Registry, turn_id: int) -> None:
+    async with registry._writing() as c:
+        session_id = await registry._session(c, "acme", "alice")
+        await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(session_id=session_id))
+
+
 async def test_look_ups_are_indexed(url: str) -> None:
     registry = await Registry.open(url)
     try:
@@ -69,10 +76,17 @@ async def test_look_ups_are_indexed(url: str) -> None:
             found = await find(registry, scope, prompt, bench.block_tokens, Reuse.MOVED, 48)
             similar = await find_similar(registry, scope, signer, texts[11])
             await registry.history("acme", "nobody")
+        await say_in_a_session(registry, turn_id=9)
+        await registry.pin("acme", session="alice")
+        await registry.pin("acme", turn_id=12)
+        with statements(registry) as held:
+            blocks = await registry.pinned_blocks()
+        assert len(blocks) == 2 * len(similar[0].blocks)
         assert {8, 10} <= {d.turn_id for d in found.donors}
         assert similar[0].turn_id == 12
-        looked_up = [pair for pair in seen if re.match(r"\s*SELECT", pair[0])]
-        assert len(looked_up) >= 7
+        # Before the blocks of pins comes a look at the pins, a small table.
+        looked_up = [pair for pair in (*seen, held[-1]) if re.match(r"\s*(SELECT|WITH)", pair[0])]
+        assert len(looked_up) >= 9
         for statement, parameters in looked_up:
             explained = await plan(registry, statement, parameters)
             assert re.search(r"USING|Index", explained), f"{statement}\n{explained}"
