@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
 from semshare_agents.store import DiskStore, audit
@@ -88,7 +89,7 @@ async def check_files(home: Path, job: dict[str, Any]) -> None:
     if job["kind"] != "mend":
         # A file that evicts others goes first, its row right after: the row's own file is then gone, never half there.
         assert not found.damaged, found
-        assert not found.gone or job["kind"] in ("evict", "quota"), found
+        assert not found.gone or job["kind"] in ("evict", "quota", "pin"), found
         assert not found.broken_links, found
     await audit.repair(registry, store, found)
     # What a dead process's rows name is known to be whole only once it is everybody's.
@@ -115,19 +116,36 @@ async def check_answers(home: Path, said: list[list[str]], job: dict[str, Any], 
     last = sorted(answered)[-2:]
     wanted = sorted({*last, *rng.sample(sorted(answered), min(2, len(answered)))})
     async with opened(str(home), repair_idle=False) as llm:
+        pinned = await check_pins(llm, home, said)
         for number in forgetting - set(answered):
             assert await llm.session(f"s{number}").messages() == []
         assert llm.turns.model.support.rows is not None
         llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
-        for number in wanted:
+        for number in sorted({*wanted, *pinned}):
             cold = await llm.generate([tiny.user(text_of(number))], reuse="off", store=False)
             warm = await llm.generate([tiny.user(text_of(number))], reuse="exact", store=False)
             assert warm.tokens == cold.tokens, f"{job}: turn {number}"
             assert warm.report.misses == 0
             history = await llm.session(f"s{number}").messages()
             assert [m["content"] for m in history] == [text_of(number), cold.text]
-            if number in durable and job["kind"] == "store":
+            if number in pinned or (number in durable and job["kind"] == "store"):
                 assert warm.report.reuse_class == "exact", f"{job}: turn {number} is lost"
+
+
+async def check_pins(llm: SemShareLLM, home: Path, said: list[list[str]]) -> set[int]:
+    """A pin that was interrupted holds all of its session or nothing, as does one that was being ended; who holds."""
+    pinning, pinned, unpinning, unpinned = (
+        {int(w[1]) for w in said if w[0] == word} for word in ("pinning", "pinned", "unpinning", "unpinned")
+    )
+    blocks = {int(p.session[1:]): p.blocks for p in await llm.turns.registry.pins() if p.session is not None}
+    assert pinned - unpinning <= set(blocks) <= pinning - unpinned
+    query = """SELECT count(DISTINCT b.block_id) FROM turn_blocks b JOIN turns t ON t.id = b.turn_id
+        JOIN sessions s ON s.id = t.session_id WHERE s.name = ?"""
+    with sqlite3.connect(home / "registry.db") as db:
+        for number, count in blocks.items():
+            assert count == db.execute(query, (f"s{number}",)).fetchone()[0] > 0
+    db.close()
+    return set(blocks)
 
 
 def check_upgrades(said: list[list[str]]) -> None:

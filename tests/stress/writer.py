@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from semshare_agents import pinning
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry import Registry
 from semshare_agents.store import DiskStore, Tiers, audit, codec, disk
@@ -45,10 +46,14 @@ STEPS: dict[str, tuple[Any, str]] = {
     "forget": (Registry, "forget"),
     "delete": (DiskStore, "delete"),
     "erase": (Registry, "erase"),
+    "pin": (Registry, "pin"),
+    "fits": (pinning, "check"),
+    "unpin": (Registry, "unpin"),
 }
-"""The steps of storing, evicting, demoting and forgetting, by name; a child dies before or after one of them."""
+"""The steps of storing, evicting, demoting, forgetting and pinning, by name; a child dies before or after one."""
 KIND_OF = {"unlink": "evict", "drop": "evict", "room": "quota", "sink": "sink", "demoted": "sink"}
 KIND_OF |= dict.fromkeys(("forget", "delete", "erase"), "forget")
+KIND_OF |= dict.fromkeys(("pin", "fits", "unpin"), "pin")
 """The work that takes a step; `store` takes the others."""
 
 
@@ -102,6 +107,7 @@ SMALL: dict[str, dict[str, int]] = {
     "evict": {"memory_bytes": 120_000, "disk_bytes": 400_000},
     "quota": {"memory_bytes": 120_000, "disk_bytes": 4_000_000, "tenant_bytes": 400_000},
     "sink": {"memory_bytes": 60_000},
+    "pin": {"memory_bytes": 120_000, "disk_bytes": 400_000},
 }
 """Settings that make a kind of work happen."""
 
@@ -127,6 +133,19 @@ async def write(job: dict[str, Any]) -> None:
                 say(f"forgot {number - 1}")
             await llm.flush()
             say(f"durable {number} {answer.report.turn_id}")
+            if job["kind"] == "pin":
+                await pin(llm, number, job["first"])
+
+
+async def pin(llm: SemShareLLM, number: int, first: int) -> None:
+    """A turn's session is pinned, and stays so while more turns are stored than fit beside it."""
+    say(f"pinning {number}")
+    await llm.pin(session=f"s{number}")
+    say(f"pinned {number}")
+    if number >= first + 2:
+        say(f"unpinning {number - 2}")
+        assert await llm.unpin(session=f"s{number - 2}")
+        say(f"unpinned {number - 2}")
 
 
 async def upgrade(job: dict[str, Any]) -> None:
@@ -157,7 +176,7 @@ async def mend(job: dict[str, Any]) -> None:
 
 
 WORK: dict[str, Callable[[dict[str, Any]], Any]] = {
-    **dict.fromkeys(("store", "evict", "quota", "sink", "forget"), write),
+    **dict.fromkeys(("store", "evict", "quota", "sink", "forget", "pin"), write),
     "upgrade": upgrade,
     "mend": mend,
 }
