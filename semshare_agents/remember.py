@@ -182,7 +182,8 @@ async def settle_departures(turns: Turns) -> None:
 async def record_departures(registry: Registry, tiers: Tiers, departures: Sequence[Departure]) -> list[str]:
     """One event for each tier and reason: `evict` for blocks that are gone, `demote` for those that a tier still has.
 
-    What left the disk is gone, also where RAM still has it: its row promises every process a file.
+    What left the disk is gone, also where RAM still has it or brought it back: its row promises every process a file,
+    and processes that saw it leave remove what they have of it.
 
     Returns:
         Keys of blocks that are gone.
@@ -196,7 +197,7 @@ async def record_departures(registry: Registry, tiers: Tiers, departures: Sequen
     for left in departures:
         why = f"{left.tier}: {left.reason}"
         from_disk = durable is not None and left.tier == durable.name
-        if (durable is not None and left.key in durable) if from_disk else tiers.anywhere(left.key):
+        if not from_disk and tiers.anywhere(left.key):
             demoted.setdefault(why, {})[left.key] = left.entry.tokens
         else:
             gone.setdefault(why, []).append(left.key)

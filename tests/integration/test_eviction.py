@@ -9,6 +9,7 @@ from sqlalchemy import select
 from semshare_agents.bench.traces import past
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
+from semshare_agents.remember import settle_departures
 from semshare_agents.store import DiskStore
 from semshare_agents.store.audit import audit
 from tests import tiny
@@ -56,3 +57,21 @@ async def test_what_leaves_the_disk_last_leaves_no_row_behind(open_llm: OpenLLM,
     await registry.close()
     assert found.rows == found.files > 0
     assert found.gone == ()
+
+
+async def test_what_left_the_disk_and_came_back_is_gone_for_every_process(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm(memory_bytes=0, block_tokens=16)
+    await llm.generate([tiny.user(tiny.words(120, 1))])
+    await llm.flush()
+    turns = llm.turns
+    info, depth = (await turns.registry.blocks())[0]
+    kv = turns.tiers.load([info]).kv[info.key]
+    disk, full = turns.tiers.slowest, turns.tiers.slowest.budget_bytes
+    disk.budget_bytes = 0
+    turns.tiers.trim()
+    disk.budget_bytes = full
+    assert turns.tiers.keep_durable(info, kv, depth)
+    await settle_departures(turns)
+    assert await turns.registry.blocks() == []
+    found = await audit(turns.registry, DiskStore(tmp_path / "home" / "kv"))
+    assert found.files == found.rows == 0
