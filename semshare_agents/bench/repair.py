@@ -45,7 +45,7 @@ def parse_rates(text: str) -> tuple[int | None, ...]:
     """Rates from a list such as `0,4,8,auto`, ascending; 0, the yardstick, is always among them.
 
     Raises:
-        ConfigurationError: an entry is no whole number, or negative.
+        ConfigurationError: an entry is neither `auto` nor a whole number, or it is negative.
     """
     words = [word.strip() for word in text.split(",")]
     try:

@@ -254,7 +254,7 @@ def repair(
     kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin with this; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most pairs of a kind.")] = None,
     rates: Annotated[
-        str, typer.Option(help="Rows repaired with each step; auto: by the settings.")
+        str, typer.Option(help="Rows repaired with each step; auto: by the settings; 0: always.")
     ] = "0,16,32,64,auto",
     tokens: TokensOption = 64,
     reuse: ReuseOption = "semantic",

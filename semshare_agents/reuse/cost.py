@@ -113,6 +113,7 @@ class CostModel:
         self._speeds = speeds
         self._token_bytes = token_bytes
         self._slower = 1.0
+        """How many times as long a forward takes as when the speeds were measured."""
         self._disk_bytes_per_second = DISK_BYTES_PER_SECOND
 
     def cold_seconds(self, tokens: int) -> float:
