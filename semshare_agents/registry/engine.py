@@ -15,9 +15,11 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Delete,
+    Engine,
     Table,
     TableValuedAlias,
     bindparam,
+    create_engine,
     delete,
     event,
     func,
@@ -64,6 +66,22 @@ def make_engine(url: str, timeout_seconds: float = 10.0, *, migrating: bool = Fa
         raise ConfigurationError(f"database_url must be an async SQLAlchemy URL with its driver installed: {e}") from e
     except OSError as e:
         raise RegistryUnavailableError(f"the database's folder cannot be made: {e}") from e
+
+
+def make_look_up_engine(url: URL) -> Engine | None:
+    """An engine for look-ups in threads; None where the database is not a SQLite file.
+
+    The async driver hands each statement to its thread four times and each connection three times; a look-up of ten
+    statements waits longer for that than for SQLite.
+
+    Args:
+        url: The database, as the async engine has it.
+    """
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _prepare_look_ups)
+    return engine
 
 
 def _server_engine(url: URL, timeout_seconds: float, migrating: bool) -> AsyncEngine:
@@ -113,6 +131,13 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA cache_size=-65536")
+    cursor.close()
+
+
+def _prepare_look_ups(connection: Any, record: Any) -> None:
+    _prepare_sqlite(connection, record)
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only=ON")
     cursor.close()
 
 

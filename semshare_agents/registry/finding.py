@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import ColumnElement, FromClause, Label, and_, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, FromClause, Label, and_, func, or_, select
 
 from semshare_agents.errors import SealedError
 from semshare_agents.match.spans import Hit
@@ -20,6 +18,7 @@ from semshare_agents.values import BlockRef, Donor, Ints, Scope
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
 TURNS_PER_BAND = 512
@@ -32,7 +31,8 @@ class FindQueries:
     holder: str
     sealer: Sealer
 
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def _looking(self, look: Callable[[Connection], T]) -> T:
+        """Run a look-up where statements cost least: in a thread on SQLite, on the async driver elsewhere."""
         raise NotImplementedError
 
     def _visible(self) -> Any:
@@ -45,8 +45,7 @@ class FindQueries:
             .where(_within(t.blocks, scope), any_of(t.blocks.c.chain, names, self.dialect), self._visible())
             .order_by(t.blocks.c.id)
         )
-        async with self._reading() as c:
-            return {row.chain: (row.turn_id, row.key) for row in await c.execute(query)}
+        return await self._looking(lambda c: {row.chain: (row.turn_id, row.key) for row in c.execute(query)})
 
     async def find_branch(self, scope: Scope, branch: str) -> list[int]:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
@@ -56,8 +55,8 @@ class FindQueries:
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
-        async with self._reading() as c:
-            return [i for i in dict.fromkeys((await c.execute(query)).scalars()) if i is not None]
+        found = await self._looking(lambda c: c.execute(query).scalars().all())
+        return [i for i in dict.fromkeys(found) if i is not None]
 
     async def find_contents(self, scope: Scope, windows: Mapping[int, Sequence[int]]) -> list[Hit]:
         """Where a prompt's windows meet stored blocks.
@@ -76,8 +75,7 @@ class FindQueries:
             .subquery()
         )
         query = select(ranked.c.content, ranked.c.turn_id, ranked.c.start).where(ranked.c.rank <= HITS_PER_CONTENT)
-        async with self._reading() as c:
-            rows = (await c.execute(query)).all()
+        rows = await self._looking(lambda c: c.execute(query).all())
         # A block that lost its links to all turns has no donor.
         linked = [row for row in rows if row.turn_id is not None]
         return [Hit(at, row.turn_id, row.start) for row in linked for at in windows[row.content]]
@@ -106,15 +104,13 @@ class FindQueries:
             .order_by(shared.desc(), t.bands.c.turn_id.desc())
             .limit(limit)
         )
-        async with self._reading() as c:
-            return [(row.turn_id, row.shared) for row in await c.execute(query)]
+        return await self._looking(lambda c: [(row.turn_id, row.shared) for row in c.execute(query)])
 
     async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
         """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
         wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
         query = select(t.turns.c.id, t.turns.c.tokens).where(_within(t.turns, scope), wanted)
-        async with self._reading() as c:
-            rows = {row.id: self._tokens(row) for row in await c.execute(query)}
+        rows = await self._looking(lambda c: {row.id: self._tokens(row) for row in c.execute(query)})
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
@@ -137,23 +133,26 @@ class FindQueries:
             .where(any_of(t.turn_blocks.c.turn_id, list(turn_ids), self.dialect), self._visible())
             .order_by(t.turn_blocks.c.turn_id, t.turn_blocks.c.start)
         )
-        async with self._reading() as c:
-            rows = {row.id: row for row in await c.execute(turns)}
+
+        def look(c: Connection) -> list[Donor]:
+            rows = {row.id: row for row in c.execute(turns)}
             tokens = {i: self._tokens(row) for i, row in rows.items()}
             refs: dict[int, list[BlockRef]] = {}
-            for part in await c.execute(parts):
+            for part in c.execute(parts):
                 refs.setdefault(part.turn_id, []).append(BlockRef(part.key, part.start, part.length, part.stored))
-        return [
-            Donor(
-                turn_id=i,
-                tokens=tokens[i],
-                blocks=tuple(refs[i]),
-                exact_tokens=rows[i].exact_tokens,
-                depth=rows[i].depth,
-            )
-            for i in turn_ids
-            if i in rows and i in refs and len(tokens[i])
-        ]
+            return [
+                Donor(
+                    turn_id=i,
+                    tokens=tokens[i],
+                    blocks=tuple(refs[i]),
+                    exact_tokens=rows[i].exact_tokens,
+                    depth=rows[i].depth,
+                )
+                for i in turn_ids
+                if i in rows and i in refs and len(tokens[i])
+            ]
+
+        return await self._looking(look)
 
     def _tokens(self, row: Any) -> Ints:
         """A turn's tokens; none where they are damaged or cannot be opened: such a turn is nobody's donor."""

@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import blake3
-from sqlalchemy import Row, and_, func, insert, literal, select, update
+from sqlalchemy import Connection, Engine, Row, and_, func, insert, literal, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from semshare_agents import threads
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.keys import KEY_BYTES
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.browsing import BrowseQueries
 from semshare_agents.registry.checking import CheckQueries
-from semshare_agents.registry.engine import make_engine, wrapped
+from semshare_agents.registry.engine import make_engine, make_look_up_engine, wrapped
 from semshare_agents.registry.finding import FindQueries
 from semshare_agents.registry.forgetting import ForgetQueries
 from semshare_agents.registry.guarding import GuardQueries, session_id
@@ -37,6 +38,7 @@ from semshare_agents.values import Scope
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EVENT_ROWS = 200_000
 OTHER_KEY = (
     "its names are of another key (names.key in the home, or the setting names_key), of another pool or of an earlier "
@@ -60,8 +62,8 @@ class Registry(
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `holder` names this process.
     """
 
-    def __init__(self, engine: AsyncEngine):
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, threaded: Engine | None):
+        self._engine, self._threaded = engine, threaded
         self._read = engine.execution_options(isolation_level="AUTOCOMMIT", readonly=True)
         self.dialect = engine.dialect.name
         self.holder = uuid4().hex
@@ -99,7 +101,8 @@ class Registry(
             RegistryUnavailableError: the database cannot be reached.
             SchemaVersionError: it belongs to another schema version.
         """
-        registry = cls(await asyncio.to_thread(make_engine, url, timeout_seconds))
+        engine = await asyncio.to_thread(make_engine, url, timeout_seconds)
+        registry = cls(engine, await asyncio.to_thread(make_look_up_engine, engine.url))
         registry.event_rows, registry.names_key, registry.pools = event_rows, names_key, pools or {}
         registry.sealer = sealer or Sealer()
         try:
@@ -127,6 +130,8 @@ class Registry(
         """Close all connections."""
         if self.presence is not None:
             await self.presence.close()
+        if self._threaded is not None:
+            await asyncio.to_thread(self._threaded.dispose)
         await self._engine.dispose()
 
     async def announce(self) -> None:
@@ -143,6 +148,13 @@ class Registry(
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with wrapped(), self._read.connect() as connection:
             yield connection
+
+    async def _looking(self, look: Callable[[Connection], T]) -> T:
+        async with wrapped():
+            if self._threaded is not None:
+                return await threads.work(_looked, self._threaded, look)
+            async with self._read.connect() as connection:
+                return await connection.run_sync(look)
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
@@ -329,3 +341,8 @@ class Registry(
             "blocks": count[0],
             "block_bytes": int(count[1]),
         }
+
+
+def _looked(engine: Engine, look: Callable[[Connection], T]) -> T:
+    with engine.connect() as connection:
+        return look(connection)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import update
 
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
 from semshare_agents.values import Reuse
-from tests.lookups import LookupBench
+from tests.lookups import LookupBench, statements
 
 TURNS, TOKENS, VOCABULARY = 1500, 500, 5000
 LARGE = "turns|blocks|turn_blocks|bands"
@@ -28,21 +26,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'registry.db'}"
     return str(request.getfixturevalue("postgres_url"))
-
-
-@contextmanager
-def statements(registry: Registry) -> Iterator[list[tuple[str, Any]]]:
-    """What the registry sends while the block lasts."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        seen.append((statement, parameters))
-
-    event.listen(registry._engine.sync_engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(registry._engine.sync_engine, "before_cursor_execute", note)
 
 
 async def plan(registry: Registry, statement: str, parameters: Any) -> str:
@@ -72,14 +55,14 @@ async def test_look_ups_are_indexed(url: str) -> None:
         bench = LookupBench()
         await bench.fill(registry, scope, signer, texts)
         prompt = np.concatenate((texts[7][:150], rng.integers(0, VOCABULARY, 20), texts[9][150:350]))
-        with statements(registry) as seen:
+        with statements() as seen:
             found = await find(registry, scope, prompt, bench.block_tokens, Reuse.MOVED, 48)
             similar = await find_similar(registry, scope, signer, texts[11])
             await registry.history("acme", "nobody")
         await say_in_a_session(registry, turn_id=9)
         await registry.pin("acme", session="alice")
         await registry.pin("acme", turn_id=12)
-        with statements(registry) as held:
+        with statements() as held:
             blocks = await registry.pinned_blocks()
         assert len(blocks) == 2 * len(similar[0].blocks)
         assert {8, 10} <= {d.turn_id for d in found.donors}

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import event
 
 from semshare_agents import private
 from semshare_agents.llm import SemShareLLM
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.lookups import statements
 from tests.tiny import system, user
 
 TEXT = tiny.words(120, 50)
@@ -130,19 +130,19 @@ async def test_what_another_tenant_stored_does_not_show_in_the_time_to_the_first
     for text in texts[True]:
         await llm.generate([user(text)], tenant="other")
     await llm.flush()
-    statements: list[str] = []
-    event.listen(llm.turns.registry._engine.sync_engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
     await llm.generate([user("the first turn makes the scope")], tenant="mine", store=False)
     times: dict[bool, list[float]] = {False: [], True: []}
     work: dict[bool, list[Any]] = {False: [], True: []}
-    for number in range(PAIRS):
-        # Whoever goes first in a pair changes, so that a drift of the machine touches both alike.
-        for stored in (number % 2 == 0, number % 2 == 1):
-            statements.clear()
-            prompt = [user(texts[stored][number])]
-            report = (await llm.generate(prompt, tenant="mine", reuse="semantic", store=False, max_new_tokens=1)).report
-            work[stored].append((dict(report.tokens), report.rows_share, dict(report.donors), list(statements)))
-            times[stored].append(report.ttft_seconds)
+    with statements() as sent:
+        for number in range(PAIRS):
+            # Whoever goes first in a pair changes, so that a drift of the machine touches both alike.
+            for stored in (number % 2 == 0, number % 2 == 1):
+                sent.clear()
+                asked = [user(texts[stored][number])]
+                reply = await llm.generate(asked, tenant="mine", reuse="semantic", store=False, max_new_tokens=1)
+                report, said = reply.report, [statement for statement, _ in sent]
+                work[stored].append((dict(report.tokens), report.rows_share, dict(report.donors), said))
+                times[stored].append(report.ttft_seconds)
     assert work[True] == work[False]
     assert {(w[0]["computed"], w[1], len(w[2])) for w in work[True]} == {(work[True][0][0]["computed"], 1.0, 0)}
     assert 0.67 < np.median(times[True]) / np.median(times[False]) < 1.5
