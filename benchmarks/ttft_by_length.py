@@ -34,8 +34,8 @@ from semshare_agents.cli.common import console
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
+from semshare_agents.request import Request
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Request
 from semshare_agents.values import Reuse, Sampling
 
 CASES = {"exact": Reuse.EXACT, "moved": Reuse.MOVED, "semantic": Reuse.SEMANTIC}

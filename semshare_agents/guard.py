@@ -22,13 +22,15 @@ import numpy as np
 import torch
 
 from semshare_agents import threads
+from semshare_agents.answering import Answer
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.idle import IdleWork
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.drift import agreement, kl_mean
 from semshare_agents.registry import DriftSample, Limit
 from semshare_agents.repair import CHUNK_ROWS, load_exact, when_idle
-from semshare_agents.turn import Answer, Prefilled, Request, Turns
+from semshare_agents.request import Request
+from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import Ints, Reuse, Scope
 
 log = logging.getLogger(__name__)

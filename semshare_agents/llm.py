@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import IO, Any, Self
 
 from semshare_agents import keys, pinning, threads
+from semshare_agents.answering import Answer
 from semshare_agents.errors import (
     ClosedError,
     ConfigurationError,
@@ -35,6 +36,7 @@ from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel, measured
 from semshare_agents.reuse.drift import calibration_for
 from semshare_agents.reuse.plan import PlanSettings
+from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.sealing import make_sealer
 from semshare_agents.session import Session, whole
@@ -44,7 +46,7 @@ from semshare_agents.store import Tiers
 from semshare_agents.store.packing import make_packing
 from semshare_agents.store.tiers import Leases
 from semshare_agents.tools.calls import CallStream
-from semshare_agents.turn import Answer, Prefilled, RepairRate, Turns
+from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import CallPart, Generation, Messages, Piece, Reuse, ToolCall, Usage
 
 log = logging.getLogger(__name__)

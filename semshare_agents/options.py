@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.request import ABLATIONS, Request
 from semshare_agents.settings import Settings
 from semshare_agents.steering import wanted, without_template
-from semshare_agents.turn import ABLATIONS, Request
 from semshare_agents.values import Fidelity, Messages, Reuse, Sampling
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from semshare_agents import threads
+from semshare_agents.answering import Answer
 from semshare_agents.errors import StoreError
 from semshare_agents.match import names
 from semshare_agents.match.names import NamedBlock
@@ -27,7 +28,7 @@ from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.content import describe
 from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import NO_OWNER, Departure, Owner, Tiers
-from semshare_agents.turn import Answer, Prefilled, Turns
+from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind, Scope
 
 log = logging.getLogger(__name__)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from semshare_agents import threads
+from semshare_agents.answering import Answer, Answering
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
@@ -38,8 +40,10 @@ from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
+from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
+from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
@@ -47,54 +51,22 @@ from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
 from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
+from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
-from semshare_agents.steering import FREE, Steering, Wanted
+from semshare_agents.steering import Steering, Wanted
 from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner
-from semshare_agents.values import FAST, Alignment, Fidelity, Ints, Kind, Messages, Plan, Report, Reuse, Sampling, Scope
+from semshare_agents.values import Alignment, Ints, Kind, Plan, Report, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
-ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
-"""Deliberate damage, for measuring what each part of the method is worth."""
-
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a caller wants.
-
-    Attributes:
-        messages: The prompt's messages.
-        tenant: Whose memory may serve it.
-        reuse: Loosest kind of reuse.
-        sampling: How tokens are drawn.
-        session: Session name; None for stateless calls.
-        want: Tools, and what the answer is held to.
-        store: Whether the turn is remembered.
-        fidelity: How far the answer may drift from a cold run's.
-        ablations: See `ABLATIONS`.
-        raw: Whether the text of the one message is the prompt as it is, without a chat template.
-    """
-
-    messages: Messages
-    tenant: str
-    reuse: Reuse
-    sampling: Sampling
-    session: str | None = None
-    want: Wanted = FREE
-    store: bool = True
-    fidelity: Fidelity = FAST
-    ablations: frozenset[str] = frozenset()
-    raw: bool = False
 
 
 @dataclass
@@ -124,61 +96,6 @@ class Prefilled:
     constraint: Constraint | None
     room_tokens: int
     report: Report
-
-
-@dataclass
-class Answer:
-    """An answer while it grows.
-
-    Attributes:
-        tokens: Generated token ids so far.
-        text: Text so far, tool calls included, without what may be a stop string.
-        finish_reason: `stop` or `length`, empty while it grows.
-        watched_tokens: Of how many first tokens the logits are kept.
-        logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: str = ""
-    watched_tokens: int = 0
-    logits: list[torch.Tensor] = field(default_factory=list)
-
-
-class Clock:
-    """Seconds by stage, and since the start."""
-
-    def __init__(self) -> None:
-        self.begin = time.perf_counter()
-        self.stages: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; a stage entered twice adds up."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.begin
-
-
-@dataclass(frozen=True)
-class RepairRate:
-    """How many rows behind the exact frontier a decoding step computes besides its own.
-
-    Attributes:
-        rows: So many; None leaves it to the slowdown.
-        slowdown: Share of a step's time they may take.
-        slowdown_semantic: The same for turns with semantic reuse, which drift most.
-    """
-
-    rows: int | None
-    slowdown: float
-    slowdown_semantic: float
 
 
 @dataclass
@@ -484,14 +401,11 @@ class Turns:
         request = prefilled.request
         sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device, prefilled.constraint)
         text = TextStream(self.model.tokenizer, request.sampling.stop, self.steering.marks(request.want))
+        answering = Answering(answer, sampler, text, self.model.end_tokens, prefilled.room_tokens)
         logits: torch.Tensor | None = prefilled.logits
         while not answer.finish_reason:
-            assert logits is not None
             run = prefilled.run
-            piece, logits = await self.on_compute(
-                run, self._step, run, sampler, text, logits, answer, prefilled.room_tokens
-            )
-            answer.text = text.text
+            piece, logits = await self.on_compute(run, answering.step, logits, partial(self.step, run))
             if piece:
                 yield piece
 
@@ -503,37 +417,11 @@ class Turns:
         prefilled.run = await self.on_compute(run, retained, rows, run, self.retention, self.retention_int8)
         run.close()
 
-    def _step(
-        self, run: Run, sampler: Sampler, text: TextStream, logits: torch.Tensor, answer: Answer, room_tokens: int
-    ) -> tuple[str, torch.Tensor | None]:
-        """Draw one token and, unless it is the last, compute its row."""
-        if len(answer.logits) < answer.watched_tokens:
-            answer.logits.append(logits.float().cpu())
-        token = sampler.next(logits)
-        answer.tokens.append(token)
-        if token in self.model.end_tokens:
-            answer.finish_reason = "stop"
-            return text.finish(), None
-        piece = text.push(token)
-        if text.stopped or sampler.complete:
-            answer.finish_reason = "stop"
-            return piece + text.finish(), None
-        if len(answer.tokens) >= room_tokens:
-            answer.finish_reason = "length"
-            return piece + text.finish(), None
-        return piece, self.step(run, token)
-
     def step(self, run: Run, token: int) -> torch.Tensor:
         """Compute a token's row, and what else a step carries; returns the token's logits `(vocabulary,)`."""
-        return run.step(token, self._repair_rows(run)) if isinstance(run, RowRun) else run.step(token)
-
-    def _repair_rows(self, run: RowRun) -> int:
-        if run.exact >= run.length:
-            return 0
-        if self.repair.rows is not None:
-            return self.repair.rows
-        slowdown = self.repair.slowdown_semantic if run.semantic else self.repair.slowdown
-        return 0 if self.cost is None else self.cost.rows_beside_a_step(run.length, run.exact, slowdown)
+        if not isinstance(run, RowRun):
+            return run.step(token)
+        return run.step(token, self.repair.beside_a_step(run.length, run.exact, run.semantic, self.cost))
 
 
 def _scrambled(alignment: Alignment) -> Alignment:

@@ -16,9 +16,9 @@ from semshare_agents.bench.fidelity import forced_logits, kl_mean
 from semshare_agents.bench.pairs import fresh_memory, prompt_of
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
+from semshare_agents.request import Request
 from semshare_agents.reuse.drift import Calibration, features, fit
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Request
 from semshare_agents.values import Floats, Reuse, Sampling
 
 SHARES = (0.03, 0.1, 0.25, 0.5, 1.0)

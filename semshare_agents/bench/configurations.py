@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.match.matchers import MATCHERS, make_matcher
+from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV
 from semshare_agents.reuse.strategies import STRATEGIES, make_strategy
 from semshare_agents.settings import Settings
-from semshare_agents.turn import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Turns
+from semshare_agents.turn import Turns
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from semshare_agents.bench.pairs import (
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
+from semshare_agents.request import NO_RECOMPUTE
 from semshare_agents.settings import Settings
-from semshare_agents.turn import NO_RECOMPUTE
 from semshare_agents.values import Ints
 
 SHARES = (0.01, 0.03, 0.1, 0.25, 0.5)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from semshare_agents.answering import Answer
 from semshare_agents.bench.cold import Cold, answer_cold
 from semshare_agents.bench.facts import count_facts, fact_columns
 from semshare_agents.bench.fidelity import agreement, decoded_logits, forced_logits, kl_mean, rouge_l
@@ -22,8 +23,9 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.tokenise import clean_messages, tokenise
+from semshare_agents.request import Request
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Answer, Request, Turns
+from semshare_agents.turn import Turns
 from semshare_agents.values import FAST, Fidelity, Ints, Reuse, Sampling
 
 

@@ -19,8 +19,8 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.drift import kl_tokens
+from semshare_agents.request import Request
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Request
 from semshare_agents.values import Ints, Reuse, Sampling
 
 FIRST_BUCKET_TOKENS = 8

@@ -13,7 +13,7 @@ import pytest
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.rows import RowModel
 from semshare_agents.model.run import RowRun
-from semshare_agents.turn import Request
+from semshare_agents.request import Request
 from semshare_agents.values import Donor, Generation, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM

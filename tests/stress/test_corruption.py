@@ -19,8 +19,8 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, prepare
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
+from semshare_agents.request import Request
 from semshare_agents.sealing import MAGIC
-from semshare_agents.turn import Request
 from semshare_agents.values import Ints, Kind, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM

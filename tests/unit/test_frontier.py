@@ -24,8 +24,8 @@ from semshare_agents.bench.plots import (
 )
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.match.matchers import MATCHERS
+from semshare_agents.request import ABLATIONS
 from semshare_agents.reuse.strategies import STRATEGIES
-from semshare_agents.turn import ABLATIONS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -1,0 +1,73 @@
+"""An answer, token by token: draw, turn into text, see whether it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import torch
+
+from semshare_agents.model.generate import Sampler, TextStream
+
+
+@dataclass
+class Answer:
+    """An answer while it grows.
+
+    Attributes:
+        tokens: Generated token ids so far.
+        text: Text so far, tool calls included, without what may be a stop string.
+        finish_reason: `stop` or `length`, empty while it grows.
+        watched_tokens: Of how many first tokens the logits are kept.
+        logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = ""
+    watched_tokens: int = 0
+    logits: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Lets an answer grow.
+
+    Attributes:
+        answer: What grows.
+        sampler: Draws its tokens.
+        text: Turns them into text.
+        end_tokens: Tokens that end it.
+        room_tokens: How many tokens it may have.
+    """
+
+    answer: Answer
+    sampler: Sampler
+    text: TextStream
+    end_tokens: Collection[int]
+    room_tokens: int
+
+    def step(self, logits: torch.Tensor, follow: Callable[[int], torch.Tensor]) -> tuple[str, torch.Tensor | None]:
+        """Draw one token and, unless it is the last, compute its row.
+
+        Args:
+            logits: What it is drawn from, shape `(vocabulary,)`.
+            follow: Computes a token's row; gives its logits.
+
+        Returns:
+            Text that became certain, and the next token's logits; None where the answer has ended.
+        """
+        answer = self.answer
+        if len(answer.logits) < answer.watched_tokens:
+            answer.logits.append(logits.float().cpu())
+        token = self.sampler.next(logits)
+        answer.tokens.append(token)
+        piece = "" if token in self.end_tokens else self.text.push(token)
+        if token in self.end_tokens or self.text.stopped or self.sampler.complete:
+            answer.finish_reason = "stop"
+        elif len(answer.tokens) >= self.room_tokens:
+            answer.finish_reason = "length"
+        if answer.finish_reason:
+            piece += self.text.finish()
+        answer.text = self.text.text
+        return piece, None if answer.finish_reason else follow(token)

@@ -1,0 +1,41 @@
+"""What a caller wants of a turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semshare_agents.steering import FREE, Wanted
+from semshare_agents.values import FAST, Fidelity, Messages, Reuse, Sampling
+
+NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
+ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
+"""Deliberate damage, for measuring what each part of the method is worth."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller wants.
+
+    Attributes:
+        messages: The prompt's messages.
+        tenant: Whose memory may serve it.
+        reuse: Loosest kind of reuse.
+        sampling: How tokens are drawn.
+        session: Session name; None for stateless calls.
+        want: Tools, and what the answer is held to.
+        store: Whether the turn is remembered.
+        fidelity: How far the answer may drift from a cold run's.
+        ablations: See `ABLATIONS`.
+        raw: Whether the text of the one message is the prompt as it is, without a chat template.
+    """
+
+    messages: Messages
+    tenant: str
+    reuse: Reuse
+    sampling: Sampling
+    session: str | None = None
+    want: Wanted = FREE
+    store: bool = True
+    fidelity: Fidelity = FAST
+    ablations: frozenset[str] = frozenset()
+    raw: bool = False
