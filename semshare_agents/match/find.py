@@ -18,6 +18,8 @@ MOST_DONORS = 8
 COMPARED_CANDIDATES = 48
 SIMILAR_CANDIDATES = 6
 LEAST_SHARED_BANDS = 2
+LEAST_OF_BEST = 1 / 8
+"""Turns that share less than this part of the bands that the best one shares are as like as any two texts."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatch
     """
     values = np.unique(signer.bands(unmatched))
     ranked = await registry.find_similar(scope, values.tolist(), COMPARED_CANDIDATES)
-    texts = await registry.tokens(scope, [turn for turn, shared in ranked if shared >= LEAST_SHARED_BANDS])
+    least = max([LEAST_SHARED_BANDS, *(shared * LEAST_OF_BEST for _, shared in ranked[:1])])
+    texts = await registry.tokens(scope, [turn for turn, shared in ranked if shared >= least])
     if not texts:
         return []
     similarity = await threads.work(signer.similarity, unmatched, list(texts.values()))

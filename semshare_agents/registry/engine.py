@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import (
     ARRAY,
     URL,
@@ -32,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from semshare_agents import private
 from semshare_agents.errors import ConfigurationError, RegistryError, RegistryUnavailableError
+from semshare_agents.values import Ints
 
 BUSY_TIMEOUT_SECONDS = 30.0
 COMMAND_TIMEOUT_SECONDS = 60.0
@@ -79,7 +81,9 @@ def make_look_up_engine(url: URL) -> Engine | None:
     """
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    url = url.set(drivername="sqlite")
+    # The connection that was used last has the pages that are wanted next.
+    engine = create_engine(url, pool_use_lifo=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
     event.listen(engine, "connect", _prepare_look_ups)
     return engine
 
@@ -171,6 +175,18 @@ def listed(values: Sequence[int] | Sequence[str], column: ColumnElement[Any], di
     if dialect == "sqlite":
         return func.json_each(bindparam(None, json.dumps(list(values)), unique=True)).table_valued("value")
     return func.unnest(_array(values, column)).table_valued("value").render_derived()
+
+
+def gathered(ids: ColumnElement[int], dialect: str) -> ColumnElement[Any]:
+    """Aggregates ids into one value a group, which costs less than a row each; `ids_of` reads it."""
+    return func.group_concat(ids) if dialect == "sqlite" else func.array_agg(ids)
+
+
+def ids_of(value: str | Sequence[int] | None) -> Ints:
+    """What `gathered` gave as ids, shape `(ids,)`; none for no rows."""
+    if isinstance(value, str):
+        return np.fromstring(value, np.int64, sep=",")
+    return np.asarray(value or (), np.int64)
 
 
 def _array(values: Sequence[int] | Sequence[str], column: ColumnElement[Any]) -> BindParameter[Any]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Label, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Label, func, or_, select
 
 from semshare_agents.errors import SealedError
 from semshare_agents.match.spans import Hit
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, listed
+from semshare_agents.registry.engine import any_of, gathered, ids_of, listed
 from semshare_agents.sealing import Sealer
 from semshare_agents.values import BlockRef, Donor, Ints, Scope
 
@@ -87,24 +87,20 @@ class FindQueries:
         depends on the prompt, not on how many turns are stored.
         """
         wanted = listed(values, t.bands.c.value, self.dialect)
-        common, mine = t.bands.alias(), _within(t.bands, scope)
-        eldest = (
-            select(common.c.turn_id)
-            .where(_within(common, scope), common.c.value == wanted.c.value)
-            .order_by(common.c.turn_id.desc())
-            .offset(TURNS_PER_BAND - 1)
-            .limit(1)
+        newest = (
+            select(t.bands.c.turn_id)
+            .where(_within(t.bands, scope), t.bands.c.value == wanted.c.value)
+            .order_by(t.bands.c.turn_id.desc())
+            .limit(TURNS_PER_BAND)
+            .correlate(wanted)
+            .subquery()
         )
-        counts = t.bands.c.turn_id >= func.coalesce(eldest.scalar_subquery(), 0)
-        shared = func.count().label("shared")
-        query = (
-            select(t.bands.c.turn_id, shared)
-            .select_from(wanted.join(t.bands, and_(mine, t.bands.c.value == wanted.c.value, counts)))
-            .group_by(t.bands.c.turn_id)
-            .order_by(shared.desc(), t.bands.c.turn_id.desc())
-            .limit(limit)
-        )
-        return await self._looking(lambda c: [(row.turn_id, row.shared) for row in c.execute(query)])
+        query = select(select(gathered(newest.c.turn_id, self.dialect)).scalar_subquery()).select_from(wanted)
+        bands = await self._looking(lambda c: c.execute(query).scalars().all())
+        found = [ids_of(None), *map(ids_of, bands)]
+        turns, shared = np.unique(np.concatenate(found), return_counts=True)
+        best = np.lexsort((turns, shared))[: -limit - 1 : -1]
+        return list(zip(turns[best].tolist(), shared[best].tolist(), strict=True))
 
     async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
         """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""

@@ -83,7 +83,8 @@ def make_plan(
     seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
     seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks if not look.late)
     if seconds * settings.min_gain > cold_seconds:
-        return cold_plan(tokens, f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s", cold_seconds)
+        dearer = f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s"
+        return cold_plan(tokens, f"{alignment.refused}; {dearer}" if alignment.refused else dearer, cold_seconds)
     return Plan(
         rows=rows,
         cold=False,

@@ -75,6 +75,7 @@ def test_guard_samples_become_a_histogram() -> None:
         ("nothing stored matches this prompt", "nothing-stored"),
         ("the most similar turn has similarity 0.31, below the threshold", "not-similar"),
         ("reuse would take 1.00 s, a cold prefill 0.50 s", "cold-is-faster"),
+        ("facts or wording differ from the most similar turn in 3% of the prompt; reuse would take 1.00 s", "facts"),
         ("the drift is predicted at up to 0.3 nats, more than strict allows", "fidelity"),
         ("narrowed to exact by the guard: mean KL 0.3 over 8 moved turns; nothing stored matches", "guard"),
         ("900 tokens reach past the model's sliding window of 400", "window"),

@@ -154,6 +154,8 @@ def test_cold_where_reuse_would_take_longer() -> None:
     assert plan(alignment, tiny.cost(tiny.COLD_WINS)).cold
     assert not plan(alignment, tiny.cost(tiny.REUSE_WINS)).cold
     assert plan(alignment, tiny.cost(tiny.REUSE_WINS), min_gain=1e12).cold
+    refused = plan(replace(alignment, refused="facts differ"), tiny.cost(tiny.COLD_WINS))
+    assert refused.reason.startswith("facts differ; reuse would take")
 
 
 def test_disk_is_dearer_than_ram() -> None:
