@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from semshare_agents import llm as adapter
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.reuse.cost import Speeds, measured
@@ -72,6 +73,12 @@ def two_threads() -> Any:
     torch.set_num_threads(max(before, min(2, share)))
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def reuse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters find a machine on which reuse always pays: one that is busy with other tests would make it look dear."""
+    monkeypatch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
 
 
 @pytest.fixture(scope="session")

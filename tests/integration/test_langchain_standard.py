@@ -14,7 +14,9 @@ from langchain_semshare.host import host_of
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
+from semshare_agents import llm as adapter
 from semshare_agents.model.loading import LoadedModel
+from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 """Version 3 of LangChain's event streams."""
@@ -31,7 +33,9 @@ def places(
         "database_url": f"sqlite+aiosqlite:///{folder}/registry.db",
         "store_dir": str(folder / "kv"),
     }
-    yield settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
+        yield settings
     host_of({"model": "default", **settings}).close()
 
 
