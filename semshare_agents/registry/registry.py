@@ -204,10 +204,13 @@ class Registry(
             .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
             .where(t.scopes.c.fingerprint == fingerprint, t.tenants.c.name.in_(members))
         )
-        async with self._reading() as c:
+
+        def look(c: Connection) -> tuple[dict[str, Row[*tuple[Any, ...]]], int]:
             # What is forgotten after this reading is newer than what it says.
-            forgets = (await c.execute(newest)).scalar_one()
-            return {row.name: row for row in (await c.execute(query)).all()}, int(forgets)
+            forgets = int(c.execute(newest).scalar_one())
+            return {row.name: row for row in c.execute(query)}, forgets
+
+        return await self._looking(look)
 
     async def _make_scope(self, tenant: str, fingerprint: str, model: str, check: str) -> Row[*tuple[Any, ...]]:
         """Make a scope, or note that its names are of another key from now on; its row as it was before that."""
