@@ -19,7 +19,9 @@ from sqlalchemy import (
     Engine,
     Table,
     TableValuedAlias,
+    Text,
     bindparam,
+    cast,
     create_engine,
     delete,
     event,
@@ -177,16 +179,14 @@ def listed(values: Sequence[int] | Sequence[str], column: ColumnElement[Any], di
     return func.unnest(_array(values, column)).table_valued("value").render_derived()
 
 
-def gathered(ids: ColumnElement[int], dialect: str) -> ColumnElement[Any]:
-    """Aggregates ids into one value a group, which costs less than a row each; `ids_of` reads it."""
-    return func.group_concat(ids) if dialect == "sqlite" else func.array_agg(ids)
+def gathered(ids: ColumnElement[int]) -> ColumnElement[str]:
+    """Aggregates ids into one string a group, which costs less than a row each; `ids_of` reads it."""
+    return func.aggregate_strings(cast(ids, Text), ",")
 
 
-def ids_of(value: str | Sequence[int] | None) -> Ints:
-    """What `gathered` gave as ids, shape `(ids,)`; none for no rows."""
-    if isinstance(value, str):
-        return np.fromstring(value, np.int64, sep=",")
-    return np.asarray(value or (), np.int64)
+def ids_of(gathers: Sequence[str | None]) -> Ints:
+    """All ids of what `gathered` gave, shape `(ids,)`; a group without rows has none."""
+    return np.fromstring(",".join(filter(None, gathers)), np.int64, sep=",")
 
 
 def _array(values: Sequence[int] | Sequence[str], column: ColumnElement[Any]) -> BindParameter[Any]:

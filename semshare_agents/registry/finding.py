@@ -95,10 +95,9 @@ class FindQueries:
             .correlate(wanted)
             .subquery()
         )
-        query = select(select(gathered(newest.c.turn_id, self.dialect)).scalar_subquery()).select_from(wanted)
-        bands = await self._looking(lambda c: c.execute(query).scalars().all())
-        found = [ids_of(None), *map(ids_of, bands)]
-        turns, shared = np.unique(np.concatenate(found), return_counts=True)
+        query = select(select(gathered(newest.c.turn_id)).scalar_subquery()).select_from(wanted)
+        found = await self._looking(lambda c: ids_of(c.execute(query).scalars().all()))
+        turns, shared = np.unique(found, return_counts=True)
         best = np.lexsort((turns, shared))[: -limit - 1 : -1]
         return list(zip(turns[best].tolist(), shared[best].tolist(), strict=True))
 
