@@ -13,6 +13,9 @@ import numpy as np
 
 from semshare_agents.values import Donor, Ints
 
+LATER_HITS = 8
+"""How many places are looked at for a donor that reaches further; each donor has one in a block's length."""
+
 
 @dataclass(frozen=True, order=True)
 class Hit:
@@ -67,7 +70,9 @@ def find_spans(prompt: Ints, begin: int, donors: Sequence[Donor], hits: Iterable
     """Cover a prompt with maximal equal spans.
 
     Hits are taken from left to right; at each, the donor whose span reaches furthest wins, nearer-to-exact donors
-    first among equals. Spans never overlap and never leave what the donors have stored.
+    first among equals. Blocks of another donor that has the same text lie at other places, so its hit may come later:
+    where it reaches further and is no less exact, it takes the whole span. Spans never overlap and never leave what the
+    donors have stored.
 
     Args:
         prompt: Token ids, shape `(tokens,)`.
@@ -84,14 +89,22 @@ def find_spans(prompt: Ints, begin: int, donors: Sequence[Donor], hits: Iterable
             groups.setdefault(hit.at, []).append(hit)
     spans: list[Span] = []
     taken = begin
-    for at in sorted(groups):
+    places = sorted(groups)
+
+    def spans_at(at: int) -> list[Span]:
+        return [_extend(prompt, taken, donors, gaps, by_turn[hit.turn_id], hit) for hit in groups[at]]
+
+    def rank(s: Span) -> tuple[int, int, int, bool, int]:
+        return s.end, -s.start, -donors[s.donor].depth, s.source == s.start, donors[s.donor].turn_id
+
+    for number, at in enumerate(places):
         if at < taken:
             continue
-        candidates = [_extend(prompt, taken, donors, gaps, by_turn[hit.turn_id], hit) for hit in groups[at]]
-        best = max(
-            candidates,
-            key=lambda s: (s.end, -s.start, -donors[s.donor].depth, s.source == s.start, donors[s.donor].turn_id),
-        )
+        best = max(spans_at(at), key=rank)
+        for later in places[number + 1 : number + 1 + LATER_HITS]:
+            covering = (s for s in spans_at(later) if s.start <= best.start)
+            no_deeper = (s for s in covering if donors[s.donor].depth <= donors[best.donor].depth)
+            best = max([best, *no_deeper], key=rank)
         if best.length >= least_tokens:
             spans.append(best)
             taken = best.end

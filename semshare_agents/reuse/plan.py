@@ -17,6 +17,8 @@ COHERENT_TOKENS = 64
 """How far back in a prompt a moved span looks for semantic matches that it goes on from."""
 DRIFTED_HEADS = 3
 """Heads are so many times longer where the donor is approximate itself: drift must not add up from turn to turn."""
+SEEN_TOKENS = 128
+"""A moved span whose donor had the same so many tokens before it, word for word, needs no head."""
 SINK_TOKENS = 4
 """The first tokens of a prompt are attention sinks (Xiao et al., ICLR 2024): never approximate."""
 
@@ -137,6 +139,8 @@ def _goes_on(alignment: Alignment, start: int) -> bool:
         other = alignment.donors[alignment.donor[before]]
         at_home = alignment.source[start] == start
         return bool(at_home and np.array_equal(donor.tokens[:start], other.tokens[:start]))
+    if _same_before(alignment, start):
+        return True
     # Inside reworded text of the same donor, what precedes is much what the donor had.
     near = np.flatnonzero(alignment.kind[max(0, start - COHERENT_TOKENS) : start] == Kind.SEMANTIC)
     if not len(near):
@@ -144,6 +148,16 @@ def _goes_on(alignment: Alignment, start: int) -> bool:
     last = max(0, start - COHERENT_TOKENS) + int(near[-1])
     step = int(alignment.source[start] - alignment.source[last])
     return bool(alignment.donor[start] == alignment.donor[last] and 0 < step <= 2 * COHERENT_TOKENS)
+
+
+def _same_before(alignment: Alignment, start: int) -> bool:
+    """Whether the same text, word for word, precedes a span here and in its donor, whoever's KV the one here is."""
+    source, before = int(alignment.source[start]), np.arange(start - SEEN_TOKENS, start)
+    if min(start, source) < SEEN_TOKENS or not np.isin(alignment.kind[before], (Kind.EXACT, Kind.MOVED)).all():
+        return False
+    theirs = alignment.donors[alignment.donor[start]].tokens[source - SEEN_TOKENS : source]
+    ours = [alignment.donors[alignment.donor[i]].tokens[alignment.source[i]] for i in before]
+    return bool(np.array_equal(ours, theirs))
 
 
 def layer_share(choice: Choice, candidates: int, rows: int, layers: int) -> float:
