@@ -61,6 +61,17 @@ def test_the_head_of_a_moved_span_and_the_sinks_are_computed() -> None:
     assert np.flatnonzero(first).tolist() == [0, 1, 2, 3, 199]
 
 
+def test_no_head_where_the_donor_had_the_same_text_before() -> None:
+    first, second = donor(1), replace(donor(2), tokens=np.concatenate((np.arange(300, 350), np.arange(350))))
+    parts = ((0, 150, Kind.MOVED, 0, 10), (150, 200, Kind.MOVED, 1, 210))
+    joined = required_rows(aligned(*parts, donors=(first, second)), 8, 1)
+    assert np.flatnonzero(joined).tolist() == [*range(8), 199]
+    other = replace(second, tokens=np.where(np.arange(400) == 209, 0, second.tokens))
+    assert required_rows(aligned(*parts, donors=(first, other)), 8, 1)[150:158].all()
+    gap = ((0, 150, Kind.MOVED, 0, 10), (151, 200, Kind.MOVED, 1, 211))
+    assert required_rows(aligned(*gap, donors=(first, second)), 8, 1)[151:159].all()
+
+
 def test_text_that_goes_on_in_its_donor_needs_no_new_head() -> None:
     stays = required_rows(aligned((0, 50, Kind.MOVED, 0, 7), (50, 190, Kind.MOVED, 0, 57)), 8, 10)
     assert not stays[50:58].any()

@@ -63,6 +63,23 @@ def test_the_span_that_reaches_furthest_wins() -> None:
     assert spans == [Span(0, 64, 1, 0)]
 
 
+def test_a_later_hit_of_a_donor_that_reaches_further_takes_the_whole_span() -> None:
+    prompt = text(100, 1)
+    old = donor(3, np.concatenate((text(5, 2), prompt[:60])))
+    new = donor(4, np.concatenate((text(9, 3), prompt)))
+    hits = [Hit(2, 3, 7), Hit(7, 4, 16)]
+    assert find_spans(prompt, 0, [old, new], hits, 8) == [Span(0, 100, 1, 9)]
+    # What is exact is not given up for what drifted.
+    drifted = donor(4, new.tokens, depth=1)
+    assert find_spans(prompt, 0, [old, drifted], [*hits, Hit(71, 4, 80)], 8) == [
+        Span(0, 60, 0, 5),
+        Span(60, 100, 1, 69),
+    ]
+    # A later hit whose span begins later is another span.
+    late = donor(4, np.concatenate((text(9, 3), prompt[5:])))
+    assert find_spans(prompt, 0, [old, late], [hits[0], Hit(12, 4, 16)], 8)[0] == Span(0, 60, 0, 5)
+
+
 def test_among_equals_the_nearer_to_exact_wins() -> None:
     same = text(64, 1)
     donors = [donor(1, same, depth=0), donor(2, same, depth=3)]
