@@ -135,8 +135,14 @@ async def test_a_database_that_fails_for_a_while(open_llm: OpenLLM, monkeypatch:
         raise RegistryUnavailableError("the registry database fails: database or disk is full")
         yield
 
+    async def seeing_nothing(_: Registry, __: object) -> None:
+        async with failing(_):
+            pass
+
     with monkeypatch.context() as patch:
         patch.setattr(Registry, what, failing)
+        if what == "_reading":
+            patch.setattr(Registry, "_looking", seeing_nothing)
         for tenant in (None, "new"):
             assert await asked(llm, 1, tenant=tenant) == "cold"
         failed = await llm.generate([user(TEXTS[1])], tenant="newer")
