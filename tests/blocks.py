@@ -19,10 +19,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from semshare_agents import llm as adapter
-from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.settings import load_settings
-from tests import tiny
+from semshare_agents.llm import SemShareLLM
+from tests.preloaded import preload
 from tests.serving import serving
 
 SERVER = "http://127.0.0.1:8000"
@@ -36,7 +34,7 @@ def served(home: Path) -> Iterator[str]:
 
     async def run() -> None:
         found["loop"] = asyncio.get_running_loop()
-        async with adapter.SemShareLLM.open(home=home) as llm, serving(llm) as url:
+        async with SemShareLLM.open(home=home) as llm, serving(llm) as url:
             found["url"] = url
             started.set()
             await done.wait()
@@ -65,10 +63,7 @@ def run(block: str, home: Path) -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    model: LoadedModel = load("default", load_settings().home)
-    adapter.load = lambda *_: model  # type: ignore[assignment]
-    # A machine that is busy while its speed is measured would make reuse look dear.
-    adapter.measured = lambda *_: tiny.REUSE_WINS  # type: ignore[assignment]
+    preload()
     blocks = json.load(sys.stdin)
     with served(folder / "server") as url:
         results = [run(block.replace(SERVER, url), folder / str(number)) for number, block in enumerate(blocks)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,12 @@ def two_threads() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def reuse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def reuse_wins() -> Iterator[None]:
     """Adapters find a machine on which reuse always pays: one that is busy with other tests would make it look dear."""
-    monkeypatch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
+        yield
 
 
 @pytest.fixture(scope="session")

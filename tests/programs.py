@@ -15,17 +15,11 @@ import langchain_semshare  # noqa: F401 - loaded for the programs
 import langgraph.graph
 import langgraph.prebuilt  # noqa: F401
 
-from semshare_agents import llm as adapter
-from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.settings import load_settings
-from tests import tiny
+from tests.preloaded import preload
 
 
 def main() -> None:
-    model: LoadedModel = load("default", load_settings().home)
-    adapter.load = lambda *_: model  # type: ignore[assignment]
-    # A machine that is busy while its speed is measured would make reuse look dear.
-    adapter.measured = lambda *_: tiny.REUSE_WINS  # type: ignore[assignment]
+    preload()
     for line in sys.stdin:
         job = json.loads(line)
         if not (child := os.fork()):

@@ -14,9 +14,7 @@ from langchain_semshare.host import host_of
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from semshare_agents import llm as adapter
 from semshare_agents.model.loading import LoadedModel
-from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 """Version 3 of LangChain's event streams."""
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 
 @pytest.fixture(scope="module")
 def places(
-    default_model: LoadedModel, default_home: Path, tmp_path_factory: pytest.TempPathFactory
+    default_model: LoadedModel, default_home: Path, reuse_wins: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     """Settings of one adapter for all tests, on the default model and in a memory of its own."""
     folder = tmp_path_factory.mktemp("langchain")
@@ -33,9 +31,7 @@ def places(
         "database_url": f"sqlite+aiosqlite:///{folder}/registry.db",
         "store_dir": str(folder / "kv"),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
-        yield settings
+    yield settings
     host_of({"model": "default", **settings}).close()
 
 

@@ -135,14 +135,15 @@ async def test_a_database_that_fails_for_a_while(open_llm: OpenLLM, monkeypatch:
         raise RegistryUnavailableError("the registry database fails: database or disk is full")
         yield
 
-    async def seeing_nothing(_: Registry, __: object) -> None:
-        async with failing(_):
+    async def no_look_up(registry: Registry, _: object) -> None:
+        async with failing(registry):
             pass
 
     with monkeypatch.context() as patch:
         patch.setattr(Registry, what, failing)
         if what == "_reading":
-            patch.setattr(Registry, "_looking", seeing_nothing)
+            # On SQLite look-ups have connections of their own.
+            patch.setattr(Registry, "_looking", no_look_up)
         for tenant in (None, "new"):
             assert await asked(llm, 1, tenant=tenant) == "cold"
         failed = await llm.generate([user(TEXTS[1])], tenant="newer")
