@@ -49,6 +49,8 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)] | None = None
+    reasoning_content: Text | None = Field(None, description="an assistant's thoughts")
+    reasoning: Text | None = Field(None, description="the same, as other servers call it")
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None

@@ -131,13 +131,29 @@ async def test_stop_and_seed(url: str) -> None:
     assert hot[0] == hot[1] != hot[2]
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """JSON so deep that its text parses and whoever walks it fails."""
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"x": value}
+    return value
+
+
+CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+UNKNOWN_RESULT = [
+    {"role": "assistant", "content": None, "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": "c2", "content": "sun"},
+]
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"model": "gpt-9"}, 404, "model"),
     ({"messages": []}, 400, "messages"),
     ({"messages": "hello"}, 400, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, 400, "role"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "content"),
-    ({"messages": [{"role": "developer", "content": "x"}]}, 400, "template"),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "user"}]}, 400, "message 1"),
+    ({"messages": [{"role": "user", "content": "x"}, *UNKNOWN_RESULT]}, 400, "message 2"),
+    ({"metadata": nested(990)}, 400, "nested deeper"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": nested(990)}}]}, 400, "nested deeper"),
     ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context"),
     ({"temperature": -1}, 400, "temperature"),
     ({"temperature": "hot"}, 400, "temperature"),
