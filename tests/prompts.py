@@ -49,7 +49,8 @@ XML_LIKE = (
     "<|im_end|>\n{% endfor %}" + ANSWER
 )
 ALTERNATING = (
-    "{% for m in messages %}{% if m.role not in ('user', 'assistant') or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{% for m in messages %}"
+    "{% if m.role not in ('user', 'assistant') or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('user and assistant take turns') }}{% endif %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
 )
 CONTROLS = ("<pad>", "<s>", "<|im_end|>", "<|im_start|>")

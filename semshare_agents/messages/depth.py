@@ -20,6 +20,6 @@ def too_deep(value: object, most: int = MOST_NESTED) -> bool:
                 inner += item
         level = [item for item in inner if isinstance(item, Mapping | list | tuple)]
         depth += 1
-        if depth > most and level:
+        if depth >= most and level:
             return True
     return False

@@ -13,7 +13,7 @@ from semshare_agents.errors import TemplateError
 from semshare_agents.messages.cleaning import RESULTS, THOUGHTS, Chat
 from semshare_agents.messages.control import ControlTokens, control_names
 from semshare_agents.messages.pairing import Alone, Round, paired
-from semshare_agents.messages.rounds import Message, told_results
+from semshare_agents.messages.rounds import RESULT_TAGS, Message, told_results
 from semshare_agents.messages.template import REFUSALS, Template, refusing
 from semshare_agents.tools.base import ToolFormat
 from semshare_agents.tools.checking import Tools
@@ -30,6 +30,8 @@ The result comes back between <tool_response> and </tool_response>. When no func
 
 BROKEN = "arguments"
 """The name under which arguments that are no object stand where a template takes objects alone."""
+
+SYSTEMS = ("system", "developer")
 
 Told = list[tuple[int, Message]]
 """Messages as the template gets them, each with the index of the caller's message that it comes from."""
@@ -73,7 +75,9 @@ class ChatPrompt:
     def control(self) -> ControlTokens:
         """What keeps control tokens in messages from acting."""
         form, thoughts = self._form, [mark for pair in self.template.thoughts for mark in pair]
-        names = control_names(self._tokenizer, "\n".join((self.template.source, form.written_marks, *thoughts)))
+        names = control_names(
+            self._tokenizer, "\n".join((self.template.source, form.written_marks, *RESULT_TAGS, *thoughts))
+        )
         around = self.template.around
         special = {str(t) for t in self._tokenizer.added_tokens_decoder.values() if t.special}
         own = {n for n in names if n in form.written_marks or n in thoughts or (n not in special and n not in around)}
@@ -96,9 +100,9 @@ class ChatPrompt:
                 results = [None if r is None else self._result(guarded[r]) for r in item.results]
                 told += self._round(item, said, results, bool(tools))
             else:
-                told.append((item.at, self._alone(guarded[item.at], item.at > last_asked)))
+                told.append((item.at, self._alone(guarded[item.at], item.at > last_asked, bool(tools))))
         orphans = {i.at for i in items if isinstance(i, Alone) and messages[i.at]["role"] in RESULTS}
-        told = self._systems(_merged(told, orphans))
+        told = _merged(self._systems(told, bool(tools)), orphans, every=not self.template.takes_runs())
         if not tools or self.template.shows_tools:
             return told, (self.control.guarded(tools) if self._guarding else tools) or None
         return self._introduced(told, self._introduction(tools)), None
@@ -112,13 +116,14 @@ class ChatPrompt:
 
     # --- messages
 
-    def _alone(self, message: Message, under_way: bool) -> Message:
+    def _alone(self, message: Message, under_way: bool, tools: bool) -> Message:
         role = message["role"]
         if role == "assistant":
             return self._with_thoughts(message, under_way)
         if role in RESULTS:
             return told_results([message])
-        return {**message, "role": self.template.system_roles.get(role, role)}
+        unknown = role == "developer" and not (self.template.knows(role) and self.template.knows(role, tools))
+        return {**message, "role": "system"} if unknown else message
 
     def _with_thoughts(self, message: Message, under_way: bool) -> Message:
         """Thoughts under the name that the template knows.
@@ -129,7 +134,7 @@ class ChatPrompt:
         if THOUGHTS not in message:
             return message
         rest = {k: v for k, v in message.items() if k != THOUGHTS}
-        field, thought = self.template.thought_field, message[THOUGHTS]
+        field, thought = self.template.thought_field("tool_calls" in message), message[THOUGHTS]
         if field:
             return {**rest, field: thought}
         opening, closing = TAGS[0]
@@ -157,18 +162,18 @@ class ChatPrompt:
 
     # --- system messages
 
-    def _systems(self, told: Told) -> Told:
+    def _systems(self, told: Told, tools: bool) -> Told:
         """System messages where the template takes them: as they are, as one, or in the user's first message."""
         template = self.template
-        count = next((i for i, (_, m) in enumerate(told) if m["role"] not in ("system", "developer")), len(told))
-        later = next((at for at, m in told[count:] if m["role"] in ("system", "developer")), None)
-        if later is not None and not template.takes_later_system:
+        count = next((i for i, (_, m) in enumerate(told) if m["role"] not in SYSTEMS), len(told))
+        later = next((at for at, m in told[count:] if m["role"] in SYSTEMS), None)
+        if later is not None and not template.takes_later_system():
             raise TemplateError(
                 f"message {later}: the model's chat template takes a system message at the start alone; "
                 "say it there, or as the user"
             )
-        taken = template.takes_system or template.system_roles["developer"] == "developer"
-        if not count or (taken and (count == 1 or template.takes_systems)):
+        taken = all(m["role"] != "system" for _, m in told[:count]) or template.takes_system(tools)
+        if not count or (taken and (count == 1 or template.takes_systems(tools))):
             return told
         first = {**told[0][1], "content": "\n\n".join(m["content"] for _, m in told[:count])}
         if taken:
@@ -197,9 +202,9 @@ class ChatPrompt:
     def _introduced(self, told: Told, text: str) -> Told:
         """The messages with `text` at the end of the system message, or before the first one's text."""
         at, first = told[0]
-        if first["role"] in ("system", "developer"):
+        if first["role"] in SYSTEMS:
             return [(at, {**first, "content": f"{first['content']}\n\n{text}".lstrip()}), *told[1:]]
-        if self.template.takes_system:
+        if self.template.takes_system():
             return [(at, {"role": "system", "content": text}), *told]
         return self._before_user(told, text, at)
 
@@ -232,12 +237,21 @@ def _mapped(function: Message) -> Message:
     return function if isinstance(arguments, dict) else {**function, "arguments": {BROKEN: arguments}}
 
 
-def _merged(told: Told, orphans: set[int]) -> Told:
-    """Results without calls go into the user's message after them: templates want turns in alternation."""
+def _merged(told: Told, orphans: set[int], every: bool) -> Told:
+    """Results without calls go into the user's message after them, and a run of messages of one role into one.
+
+    Args:
+        told: The messages.
+        orphans: Which of them are such results.
+        every: Whether all runs are, for templates that want turns in alternation.
+    """
     out: Told = []
     for at, message in told:
-        if out and out[-1][0] in orphans and message["role"] == "user":
-            out[-1] = (at, {**message, "content": f"{out[-1][1]['content']}\n{message['content']}"})
+        before = out[-1] if out else (0, {"role": ""})
+        alike = message["role"] == before[1]["role"] and message["role"] in ("user", "assistant")
+        calls = "tool_calls" in message or "tool_calls" in before[1]
+        if alike and not calls and (every or before[0] in orphans):
+            out[-1] = (at, {**message, "content": f"{before[1]['content']}\n\n{message['content']}"})
         else:
             out.append((at, message))
     return out

@@ -19,6 +19,8 @@ Results = Sequence[Message | None]
 
 NO_RESULT = "(no result)"
 """Said of a call without a result before one that has its own: templates bind results by their order."""
+RESULT_TAGS = ("<tool_response>", "</tool_response>")
+"""Around a result that is told as the user's text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def _told(call: Message, results: Results, form: ToolFormat) -> Chat:
 
 def told_results(results: Sequence[Message]) -> Message:
     """Results as a message of the user."""
-    texts = [f"<tool_response>\n{result['content']}\n</tool_response>" for result in results]
+    opening, closing = RESULT_TAGS
+    texts = [f"{opening}\n{result['content']}\n{closing}" for result in results]
     return {"role": "user", "content": "\n".join(texts)}
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from jinja2 import TemplateError as JinjaError
 
@@ -43,6 +43,25 @@ IDS = ("abcdefghi", "bcdefghij")
 TAG = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
 
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _once(probe: Callable[P, T]) -> Callable[P, T]:
+    """A probe of a template that is made once for each of its arguments."""
+
+    @wraps(probe)
+    def found(*args: P.args, **kwargs: P.kwargs) -> T:
+        known: dict[tuple[object, ...], Any] = args[0]._found  # type: ignore[attr-defined]
+        key = (probe, *args[1:], *kwargs.values())
+        if key not in known:
+            known[key] = probe(*args, **kwargs)
+        answer: T = known[key]
+        return answer
+
+    return found
+
+
 def form_of(tokenizer: Any) -> ToolFormat:
     """How a model writes tool calls, by its tokenizer's chat template."""
     return format_of("" if tokenizer.chat_template is None else tokenizer.get_chat_template(tools=[PROBE_TOOL]))
@@ -59,7 +78,7 @@ class Template:
     def __init__(self, tokenizer: Any, form: ToolFormat):
         self._tokenizer = tokenizer
         self._form = form
-        self.shape_of = cache(self._shape_of)
+        self._found: dict[tuple[object, ...], Any] = {}
 
     # --- rendering
 
@@ -103,33 +122,37 @@ class Template:
 
     # --- roles
 
-    @cached_property
-    def takes_system(self) -> bool:
-        """Whether a system message is rendered."""
-        return WORD in self.probed([{"role": "system", "content": WORD}, ASKED])
+    @_once
+    def takes_system(self, tools: bool = False) -> bool:
+        """Whether a system message is rendered, in a prompt with tools or without."""
+        return self._says([{"role": "system", "content": WORD}, ASKED], tools)
 
-    @cached_property
-    def takes_systems(self) -> bool:
+    @_once
+    def takes_systems(self, tools: bool = False) -> bool:
         """Whether several system messages at the start are."""
-        text = self.probed([{"role": "system", "content": WORD}, {"role": "system", "content": ANOTHER}, ASKED])
-        return WORD in text and ANOTHER in text
+        return self._says([{"role": "system", "content": WORD}, {"role": "system", "content": ANOTHER}, ASKED], tools)
 
-    @cached_property
+    @_once
     def takes_later_system(self) -> bool:
         """Whether a system message after the first exchange is rendered."""
-        said = [ASKED, {"role": "assistant", "content": "!"}, {"role": "system", "content": WORD}, ASKED]
-        return WORD in self.probed(said)
+        return self._says([ASKED, {"role": "assistant", "content": "!"}, {"role": "system", "content": WORD}, ASKED])
 
-    def knows(self, role: str) -> bool:
+    @_once
+    def takes_runs(self) -> bool:
+        """Whether the user may speak twice, one message after the other."""
+        return self._says([{"role": "user", "content": WORD}, {"role": "user", "content": ANOTHER}])
+
+    @_once
+    def knows(self, role: str, tools: bool = False) -> bool:
         """Whether a role is rendered, and otherwise than any word in the role's place would be."""
         first, other = ([{"role": r, "content": WORD}, ASKED] for r in (role, NOBODY))
-        text = self.probed(first)
-        return WORD in text and text.replace(role, NOBODY) != self.probed(other).replace(role, NOBODY)
+        alike = self.probed(first).replace(role, NOBODY) == self.probed(other).replace(role, NOBODY)
+        return not alike and self._says(first, tools)
 
-    @cached_property
-    def system_roles(self) -> dict[str, str]:
-        """As which role `system` and `developer` are rendered."""
-        return {"system": "system", "developer": "developer" if self.knows("developer") else "system"}
+    def _says(self, messages: Chat, tools: bool = False) -> bool:
+        """Whether the messages' words are rendered."""
+        text = self.probed(messages, [PROBE_TOOL] if tools and self.shows_tools else None)
+        return all(m["content"] in text for m in messages if m["content"] in (WORD, ANOTHER)) and bool(text)
 
     # --- tools
 
@@ -138,7 +161,8 @@ class Template:
         """Whether tools are rendered."""
         return TOOL in self.probed([ASKED], [PROBE_TOOL])
 
-    def _shape_of(self, tools: bool, text: bool, several: bool) -> Shape:
+    @_once
+    def shape_of(self, tools: bool, text: bool, several: bool) -> Shape:
         """How a message with calls and its results have to be brought for nothing of them to be lost.
 
         Args:
@@ -174,29 +198,34 @@ class Template:
 
     # --- thoughts
 
-    @cached_property
-    def thought_field(self) -> str:
-        """The field whose thoughts are rendered, at least where calls follow them; empty for none."""
-        return next((field for field in THOUGHT_FIELDS if WORD in self._with_thought({field: WORD})), "")
+    @_once
+    def thought_field(self, calls: bool) -> str:
+        """The field whose thoughts are rendered, empty for none.
+
+        Args:
+            calls: Of a message with calls, else of an answer.
+        """
+        return next((field for field in THOUGHT_FIELDS if WORD in self._with_thought({field: WORD}, calls)), "")
 
     @cached_property
     def thoughts(self) -> tuple[tuple[str, str], ...]:
         """Marks between which the model thinks."""
-        if not self.thought_field:
-            return TAGS
-        said, plain = self._with_thought({self.thought_field: WORD}), self._with_thought({})
-        found = re.search(rf"({TAG})\s*{WORD}\s*({TAG})", said)
-        # A thought that is rendered without marks of its own stands between those of its message.
-        if not found or found[1] in plain or found[2] in plain or found.groups() in TAGS:
-            return TAGS
-        return ((found[1], found[2]), *TAGS)
+        for calls in (True, False):
+            field = self.thought_field(calls)
+            said, plain = self._with_thought({field: WORD}, calls), self._with_thought({}, calls)
+            found = re.search(rf"({TAG})\s*{WORD}\s*({TAG})", said) if field else None
+            # A thought that is rendered without marks of its own stands between those of its message.
+            if found and found[1] not in plain and found[2] not in plain and found.groups() not in TAGS:
+                return ((found[1], found[2]), *TAGS)
+        return TAGS
 
-    def _with_thought(self, thought: dict[str, str]) -> str:
-        """What is made of a thought before calls and of one in an answer."""
+    def _with_thought(self, thought: dict[str, str], calls: bool) -> str:
+        """What is made of a thought before a call, or in an answer."""
+        if not calls:
+            return self.probed([ASKED, {"role": "assistant", "content": "!", **thought}])
         call, results = _probe_round(1, "")
         made = self.shape_of(False, False, False).messages({**call, **thought}, results, self._form)
-        answer = {"role": "assistant", "content": "!", **thought}
-        return self.probed([ASKED, *made]) + self.probed([ASKED, answer])
+        return self.probed([ASKED, *made])
 
     @cached_property
     def around(self) -> str:
@@ -204,7 +233,7 @@ class Template:
         call, results = _probe_round(1, "")
         made = self.shape_of(False, False, False).messages(call, results, self._form)
         after = self.probed([ASKED, *made]).rpartition(VALUE)[2]
-        first: Chat = [{"role": "system", "content": "!"}] if self.takes_system else []
+        first: Chat = [{"role": "system", "content": "!"}] if self.takes_system() else []
         return after + self.probed([*first, ASKED])
 
 

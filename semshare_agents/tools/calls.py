@@ -97,7 +97,7 @@ class CallStream:
         if mark or not pending:
             self._unsure += skipped + mark
             self._pending = pending[len(mark) :]
-        elif any(m.startswith(pending) for m in marks):
+        elif any(m.startswith(pending) for m in (*marks, form.opening)) and pending != form.opening:
             pass
         elif pending.startswith(form.opening) and (form.opening or form.trigger in self._unsure):
             self._unsure += skipped

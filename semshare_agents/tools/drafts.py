@@ -72,7 +72,10 @@ class FreeText:
         """Text up to the next mark, whether a call begins there, and whether anything was read."""
         if self._skipping:
             self._pending = self._pending.lstrip()
-        if (self._skipping or self._empty_thought) and not self._pending.strip():
+        bare = self._pending.strip()
+        if (self._skipping and not bare) or (
+            self._empty_thought and bare != self._until and self._until.startswith(bare)
+        ):
             return "", False, False
         self._skipping = False
         pending, form = self._pending, self._form

@@ -235,7 +235,7 @@ async def test_what_the_template_refuses_is_a_template_error(open_llm: OpenLLM) 
     strict = copy.deepcopy(tiny.tokenizer())
     strict.chat_template = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}" + tiny.TEMPLATE
     llm = await open_llm(prepare(tiny.build("llama"), strict, "tiny-strict"))
-    with pytest.raises(TemplateError, match="message 2: .* too many"):
+    with pytest.raises(TemplateError, match=r"message 2: .* too many"):
         await llm.generate([user("a"), assistant("b"), user("c"), assistant("d")])
     assert (await llm.generate([user("a")])).tokens
 
