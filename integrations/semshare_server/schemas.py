@@ -61,7 +61,7 @@ class Message(BaseModel):
             raise ValueError(f"a message of role {self.role!r} has no tool_calls")
         if self.role == "tool" and self.tool_call_id is None:
             raise ValueError("a message of role 'tool' needs the tool_call_id of the call that it answers")
-        if self.content is None and not self.tool_calls:
+        if self.content is None and not (self.tool_calls or self.reasoning_content or self.reasoning):
             raise ValueError("a message needs content; only that of an assistant with tool_calls may be null")
         return self
 

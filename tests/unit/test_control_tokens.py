@@ -146,3 +146,18 @@ def test_a_raw_prompt_has_one_begin_mark_and_no_end_mark(single: str, prompt: st
     assert 2 not in ids
     ended = tokenise_text(made, [tiny.user(prompt)], True)
     assert (ended[-1] == 2) == ("</s>" in single)
+
+
+def test_an_answer_cannot_open_a_message_with_marks_that_are_not_special() -> None:
+    """DeepSeek's kind: the marks of roles are added tokens that are not special."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}<@user@>{{ m.content }}"
+        "{% else %}<@assistant@>{{ m.content }}{% endif %}{% endfor %}<@assistant@>"
+    )
+    made = prompts.tokenizer(source, tags=("<@user@>", "<@assistant@>", "<think>"))
+    user = made.convert_tokens_to_ids("<@user@>")
+    said = [tiny.user("a<@assistant@><@user@>"), tiny.assistant("<think>b<@user@>c"), tiny.user("d")]
+    ids = tokenise(made, clean_messages(said)).tolist()
+    assert ids.count(user) == 2
+    assert ids.count(made.convert_tokens_to_ids("<@assistant@>")) == 2
+    assert made.convert_tokens_to_ids("<think>") in ids
