@@ -176,6 +176,7 @@ class SemShareLLM:
             fact_guard=settings.fact_guard,
             retention=None if settings.retention == "off" else Retention(settings.retention, settings.retention_share),
             retention_int8=settings.retention_int8,
+            control_tokens=settings.control_tokens,
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)
@@ -335,7 +336,7 @@ class SemShareLLM:
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
-        parted = turns.steering.calls(request.want)
+        parted = turns.steering.calls(request.want, prefilled.prompt)
         content = ""
         kept: Kept | None = None
         turn_id: int | None = None
@@ -485,5 +486,6 @@ def _generation(
 ) -> Generation:
     report = replace(prefilled.report, turn_id=turn_id)
     usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
-    reason = "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
+    called = any(call.whole for call in calls) and answer.finish_reason == "stop"
+    reason = "tool_calls" if called else answer.finish_reason
     return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)

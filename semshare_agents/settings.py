@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     guard_probe_turns: int = Field(8, ge=1, description="of so many narrowed turns the last is let through as a probe")
     guard_seed: int | None = Field(None, description="seed of the guard's draws; default: a new one each time")
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
+    control_tokens: str = Field(
+        "text",
+        pattern="^(text|tokens)$",
+        description="what names of control tokens in messages become: text, or tokens as the chat template's do",
+    )
     max_new_tokens: int = Field(512, gt=0, description="longest answer of calls that do not say")
     tracing: bool = Field(False, description="an OpenTelemetry span for each turn; needs the extra `otel`")
     log_text: bool = Field(False, description="log the text of prompts and answers too")

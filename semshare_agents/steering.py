@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+
 from semshare_agents.constrain.constraint import Constrainer, Constraint, installed
-from semshare_agents.constrain.grammar import answer_grammar
+from semshare_agents.constrain.grammar import answer_grammar, call_grammar
+from semshare_agents.constrain.watching import UntilCalled
 from semshare_agents.errors import InvalidSchemaError, InvalidToolsError
-from semshare_agents.tools import ToolFormat, format_of
+from semshare_agents.messages.cleaning import Chat
+from semshare_agents.messages.depth import MOST_NESTED, too_deep
+from semshare_agents.messages.prompt import ChatPrompt
+from semshare_agents.messages.template import form_of
+from semshare_agents.model.generate import TextStream
+from semshare_agents.tools import ToolFormat
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.tools.checking import AUTO, NONE, Tools, clean_choice, clean_tools
-from semshare_agents.tools.prompt import PROBE_TOOL, Chat, ToolPrompt
+from semshare_agents.tools.drafts import FreeText
+from semshare_agents.values import Ints
+
+THOUGHT_TOKENS = 16
+"""So many tokens at a prompt's end are looked at for a mark that opens a thought."""
+NO_PROMPT: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ def wanted(tools: object, choice: object, parallel: bool, schema: object) -> Wan
     word = clean_choice(choice, cleaned)
     if schema is not None and not isinstance(schema, Mapping):
         raise InvalidSchemaError(f"response_schema must be a JSON schema as a mapping, not {type(schema).__name__}")
+    if too_deep(schema):
+        raise InvalidSchemaError(f"response_schema is nested deeper than {MOST_NESTED} levels: flatten it")
     return Wanted([], AUTO, parallel, schema) if word == NONE else Wanted(cleaned, word, parallel, schema)
 
 
@@ -57,58 +72,86 @@ class Steering:
     Args:
         tokenizer: A transformers tokenizer.
         ends: Token ids that end an answer.
+        control_tokens: What names of control tokens in messages become: `text` or `tokens`.
     """
 
-    def __init__(self, tokenizer: Any, ends: frozenset[int]):
+    def __init__(self, tokenizer: Any, ends: frozenset[int], control_tokens: str = "text"):
         self._tokenizer = tokenizer
+        self._control_tokens = control_tokens
         self._constrainer = Constrainer(tokenizer, ends)
 
     @cached_property
     def form(self) -> ToolFormat:
         """How the model writes tool calls."""
-        if self._tokenizer.chat_template is None:
-            return format_of("")
-        return format_of(self._tokenizer.get_chat_template(tools=[PROBE_TOOL]))
+        return form_of(self._tokenizer)
 
     @cached_property
-    def _prompt(self) -> ToolPrompt:
-        return ToolPrompt(self._tokenizer, self.form)
+    def chat(self) -> ChatPrompt:
+        """Makes prompts of messages."""
+        return ChatPrompt(self._tokenizer, self.form, self._control_tokens)
+
+    def prompt(self, messages: Chat, want: Wanted) -> Ints:
+        """Token ids of a prompt; see `ChatPrompt.ids`. May block: call it on a thread."""
+        return self.chat.ids(messages, want.tools)
+
+    def thinking(self, prompt: Ints) -> str:
+        """The mark that closes the thought which a prompt's end has opened; empty for none."""
+        end = self._tokenizer.decode(prompt[-THOUGHT_TOKENS:], skip_special_tokens=False).rstrip()
+        return next((closing for opening, closing in self.chat.template.thoughts if end.endswith(opening)), "")
 
     @cached_property
-    def _special(self) -> dict[str, int]:
-        return {str(t): i for i, t in self._tokenizer.added_tokens_decoder.items() if t.special}
+    def _marks(self) -> dict[str, int]:
+        """Ids of marks of calls and thoughts that the tokenizer has a token for."""
+        thoughts = [mark for pair in self.chat.template.thoughts for mark in pair]
+        added = {str(token): index for index, token in self._tokenizer.added_tokens_decoder.items()}
+        return {n: i for n, i in added.items() if n.strip() and (n in self.form.written_marks or n in thoughts)}
 
-    def prepared(self, messages: Chat, want: Wanted) -> tuple[Chat, Tools | None]:
-        """Messages and tools for the chat template; see `ToolPrompt.prepared`."""
-        return self._prompt.prepared(messages, want.tools)
-
-    def constraint(self, want: Wanted) -> Constraint | None:
+    def constraint(self, want: Wanted, prompt: Ints = NO_PROMPT) -> Constraint | None:
         """What holds the answer to what is wanted; None where it is free. May block: call it on a thread.
 
         Calls that are left to the model are held to their schemas where the library is installed.
+
+        Args:
+            want: What is wanted.
+            prompt: What is answered, shape `(tokens,)`.
 
         Raises:
             ConfigurationError: the library is not installed.
             InvalidSchemaError: a schema is malformed or not supported.
         """
-        free = want.schema is None and want.choice == AUTO
-        if free and (not want.tools or not installed()):
-            return None
-        special = self._special if want.tools else {}
-        grammar = answer_grammar(want.schema, want.tools, want.choice, want.parallel, self.form, special)
+        if want.schema is None and want.choice == AUTO:
+            return self._until_called(want, prompt) if want.tools and installed() else None
+        marks, closing = (self._marks, self.thinking(prompt)) if want.tools else ({}, "")
+        grammar = answer_grammar(want.schema, want.tools, want.choice, want.parallel, self.form, marks, closing)
         return self._constrainer.constraint(grammar)
 
-    def calls(self, want: Wanted) -> CallStream | None:
-        """Parts the answer into text and calls; None where there are no tools."""
-        return CallStream(self.form) if want.tools else None
+    def _until_called(self, want: Wanted, prompt: Ints) -> Constraint:
+        grammars = [call_grammar(want.tools, want.parallel, self.form, self._marks, loose) for loose in (False, True)]
+        # What cannot be held to is refused before anything is computed.
+        self._constrainer.constraint(grammars[0])
+        return UntilCalled(
+            TextStream(self._tokenizer, (), self.marks(want)),
+            FreeText(self.form, self.chat.template.thoughts, self.thinking(prompt)),
+            [partial(self._constrainer.constraint, grammar) for grammar in grammars],
+            lambda text: self._tokenizer.encode(text, add_special_tokens=False),
+        )
+
+    def calls(self, want: Wanted, prompt: Ints) -> CallStream | None:
+        """Parts the answer to a prompt into text and calls; None where there are no tools."""
+        if not want.tools:
+            return None
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in want.tools}
+        forced = want.choice != AUTO
+        # A schema holds the answer from its first token on, so that none of it is thought.
+        closing = "" if want.schema is not None and not forced else self.thinking(prompt)
+        return CallStream(self.form, schemas, self.chat.template.thoughts, closing, forced)
 
     def marks(self, want: Wanted) -> dict[int, str]:
-        """Special tokens that are part of calls and so of the answer's text, by id."""
+        """Special tokens that are part of calls and thoughts and so of the answer's text, by id."""
         if not want.tools:
             return {}
-        form = self.form
-        written = "".join((form.begin, form.separator, form.end, form.before("x"), form.after, *form.marks))
-        return {token: name for name, token in self._special.items() if name in written}
+        special = {index for index, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        return {index: name for name, index in self._marks.items() if index in special}
 
 
 def without_template(want: Wanted) -> Wanted:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +34,13 @@ from semshare_agents.match.question import asked
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.match.words import TokenTexts
+from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
-from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
+from semshare_agents.model.tokenise import check_length, question_tokens, tokenise_text
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.registry import Registry
@@ -54,7 +55,7 @@ from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.reuse.strategies import SelectionStrategy
-from semshare_agents.steering import Steering, Wanted
+from semshare_agents.steering import Steering
 from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
@@ -122,6 +123,7 @@ class Turns:
         retention: What an answer is decoded on; None for all of its prompt's KV.
         retention_int8: Hold that in 8 bits.
         forgets: The newest act of forgetting whose KV is gone here.
+        control_tokens: What names of control tokens in messages become: `text` or `tokens`.
         fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
     """
 
@@ -145,6 +147,7 @@ class Turns:
     retention: Retention | None = None
     retention_int8: bool = False
     forgets: int = 0
+    control_tokens: str = "text"
 
     def __post_init__(self) -> None:
         support = self.model.support
@@ -153,7 +156,7 @@ class Turns:
         spare = 0 if self.retention else 2
         self.pool = None if support.rows is None else BufferPool(support.rows, spare)
         self.texts = TokenTexts(self.model.tokenizer)
-        self.steering = Steering(self.model.tokenizer, self.model.end_tokens)
+        self.steering = Steering(self.model.tokenizer, self.model.end_tokens, self.control_tokens)
         self._codes: TokenCodes | None = None
         self._signers: dict[bytes, Signer] = {}
 
@@ -172,10 +175,11 @@ class Turns:
             messages = clean_messages(request.messages)
             request = replace(request, messages=messages)
             if request.raw:
-                prompt = await threads.work(tokenise_text, self.model.tokenizer, messages)
+                encoder = bool(self.model.model.config.is_encoder_decoder)
+                prompt = await threads.work(tokenise_text, self.model.tokenizer, messages, encoder)
             else:
-                prompt = await threads.work(self._chat_prompt, messages, request.want)
-            constraint = await threads.work(self.steering.constraint, request.want)
+                prompt = await threads.work(self.steering.prompt, messages, request.want)
+            constraint = await threads.work(self.steering.constraint, request.want, prompt)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
@@ -208,10 +212,6 @@ class Turns:
             len(plan.rows) - len(plan.required),
         )
         return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report)
-
-    def _chat_prompt(self, messages: list[dict[str, Any]], want: Wanted) -> Ints:
-        told, tools = self.steering.prepared(messages, want)
-        return tokenise(self.model.tokenizer, told, tools)
 
     async def _drop_forgotten(self, newest: int) -> None:
         """Delete KV that other processes forgot, up to an act of forgetting."""

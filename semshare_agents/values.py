@@ -367,12 +367,14 @@ class ToolCall:
     Attributes:
         id: Tells the calls of a conversation apart; the tool's message names it.
         name: The tool.
-        arguments: JSON text; a part of it where the answer's `finish_reason` is `length`.
+        arguments: JSON text; a part of it where the call is not whole.
+        whole: Whether the call is complete; one that the answer's end cut off must not be run.
     """
 
     id: str
     name: str
     arguments: str
+    whole: bool = True
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 
 from semshare_agents.errors import InvalidMessagesError
 from semshare_agents.registry.writing import report_dict
+from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import Generation, Piece
 
 ROLES: dict[type[BaseMessage], str] = {
@@ -44,7 +45,11 @@ KNOWN_BLOCKS = frozenset(
         "reasoning",
     }
 )
-"""Blocks of a message that are its text, are told elsewhere, or are a model's thoughts, which no template repeats."""
+"""Blocks of a message that are its text, its thoughts, or are told elsewhere."""
+THOUGHTS = {"thinking": "thinking", "reasoning": "reasoning"}
+"""Under which key a block of a type has its thought."""
+
+CUT = "the answer ended before the call did"
 
 
 def to_adapter(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -58,6 +63,9 @@ def to_adapter(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 def _message(message: BaseMessage) -> dict[str, Any]:
     told: dict[str, Any] = {"role": _role(message), "content": _text(message)}
+    thoughts = _thoughts(message)
+    if thoughts:
+        told["reasoning_content"] = thoughts
     if message.name:
         told["name"] = message.name
     if isinstance(message, ToolMessage):
@@ -91,6 +99,17 @@ def _text(message: BaseMessage) -> str:
     return str(message.text)
 
 
+def _thoughts(message: BaseMessage) -> str:
+    """What an assistant thought, in blocks of its content or, as some providers' models have it, beside it."""
+    if not isinstance(message, AIMessage):
+        return ""
+    blocks = message.content if isinstance(message.content, list) else []
+    kinds = ((block, THOUGHTS.get(str(block.get("type")))) for block in blocks if isinstance(block, dict))
+    texts = [text for block, key in kinds if key and isinstance(text := block.get(key), str)]
+    beside = message.additional_kwargs.get("reasoning_content")
+    return "".join(texts) or (beside if isinstance(beside, str) else "")
+
+
 def usage_of(generation: Generation) -> UsageMetadata:
     """Token counts; what was reused is counted as read from the cache only as far as it is exact."""
     usage = generation.usage
@@ -117,9 +136,12 @@ def whole(generation: Generation, model: str) -> AIMessage:
     calls: list[ToolCall] = []
     broken: list[InvalidToolCall] = []
     for call in generation.tool_calls:
+        if not call.whole:
+            broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=CUT))
+            continue
         try:
             arguments = json.loads(call.arguments)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=str(e)))
             continue
         if isinstance(arguments, dict):
@@ -141,6 +163,11 @@ def part(piece: Piece, model: str) -> AIMessageChunk:
     if piece.generation is not None:
         return AIMessageChunk(
             content="",
+            tool_call_chunks=[
+                tool_call_chunk(args=broken_off(call.arguments), index=index)
+                for index, call in enumerate(piece.generation.tool_calls)
+                if not call.whole
+            ],
             usage_metadata=usage_of(piece.generation),
             response_metadata=metadata_of(piece.generation, model),
             chunk_position="last",

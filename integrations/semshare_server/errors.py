@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -127,7 +128,14 @@ def of_validation(error: RequestValidationError) -> APIError:
     if first["type"] == "extra_forbidden":
         message = "this server does not know that field"
     place = place.encode("utf-8", "replace").decode()
-    return APIError(400, f"{place}: {message}" if place else message, "invalid_request", place or None)
+    told = _told_place(place)
+    return APIError(400, f"{told}: {message}" if told else message, "invalid_request", place or None)
+
+
+def _told_place(place: str) -> str:
+    """A place in the body in words: `messages.3.role` is the role of message 3."""
+    found = re.fullmatch(r"messages\.(\d+)(?:\.(.+))?", place)
+    return place if found is None else f"message {found[1]}{f', {found[2]}' if found[2] else ''}"
 
 
 def install(app: FastAPI) -> None:

@@ -16,9 +16,11 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry.writing import report_dict
 from semshare_agents.settings import ServerSettings
 from semshare_agents.steering import Wanted
-from semshare_agents.values import CallPart, Generation, Piece
+from semshare_agents.tools.calls import broken_off
+from semshare_agents.values import CallPart, Generation, Piece, ToolCall
 from semshare_server import schemas
 from semshare_server.answering import Answering, AnswerStream, ClientGoneError, client_closed
+from semshare_server.bodies import BoundedRoute
 from semshare_server.errors import RESPONSES, APIError
 from semshare_server.limits import Admission, Traffic
 
@@ -69,7 +71,7 @@ class ChatShape(_Base):
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """A complete answer."""
-        calls = [called(call.id, call.name, call.arguments) for call in generation.tool_calls]
+        calls = [called(call.id, call.name, arguments_of(call)) for call in generation.tool_calls]
         message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
@@ -121,6 +123,17 @@ def called(identifier: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def arguments_of(call: ToolCall) -> str:
+    """A call's arguments; those of a call that was cut off parse as nothing, also where a client completes JSON."""
+    return call.arguments if call.whole else call.arguments + broken_off(call.arguments)
+
+
+def cut_off(generation: Generation) -> tuple[CallPart, ...]:
+    """What ends calls of a stream that were cut off."""
+    calls = enumerate(generation.tool_calls)
+    return tuple(CallPart(i, arguments=broken_off(call.arguments)) for i, call in calls if not call.whole)
+
+
 def part_of(part: CallPart) -> dict[str, Any]:
     """What is new of a call: first what it is, then its arguments bit by bit."""
     if part.name:
@@ -154,6 +167,9 @@ async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncI
         if piece.text or piece.tool_calls:
             yield json.dumps(shape.piece(piece))
         if piece.generation is not None:
+            cut = cut_off(piece.generation)
+            if cut:
+                yield json.dumps(shape.piece(Piece("", tool_calls=cut)))
             yield json.dumps(shape.closing(piece.generation))
             if with_usage:
                 yield json.dumps(shape.usage(piece.generation))
@@ -178,7 +194,7 @@ class Routes:
         self._traffic = traffic
         self._model = model
         self._since = int(time.time())
-        self.router = APIRouter(prefix="/v1", responses=RESPONSES)
+        self.router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=BoundedRoute)
         event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
         stream = {"text/event-stream": {"schema": event}}
         made: dict[int | str, dict[str, Any]] = {

@@ -49,6 +49,8 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)] | None = None
+    reasoning_content: Text | None = Field(None, description="an assistant's thoughts")
+    reasoning: Text | None = Field(None, description="the same, as other servers call it")
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
@@ -59,7 +61,7 @@ class Message(BaseModel):
             raise ValueError(f"a message of role {self.role!r} has no tool_calls")
         if self.role == "tool" and self.tool_call_id is None:
             raise ValueError("a message of role 'tool' needs the tool_call_id of the call that it answers")
-        if self.content is None and not self.tool_calls:
+        if self.content is None and not (self.tool_calls or self.reasoning_content or self.reasoning):
             raise ValueError("a message needs content; only that of an assistant with tool_calls may be null")
         return self
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,33 @@ def installed() -> bool:
     return True
 
 
-class Constraint:
-    """Which tokens one answer may go on with; it belongs to one answer and one thread at a time.
+class Constraint(Protocol):
+    """Which tokens one answer may go on with; it belongs to one answer and one thread at a time."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can follow but the end."""
+        ...
+
+    def narrow(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits `(vocabulary,)` with those of forbidden tokens at minus infinity.
+
+        Raises:
+            InvalidSchemaError: the library gives up on the grammar.
+        """
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was drawn from narrowed logits.
+
+        Raises:
+            InvalidSchemaError: the library gives up on the grammar.
+        """
+        ...
+
+
+class Grammatical:
+    """Holds an answer to a grammar from here on; see `Constraint`.
 
     Args:
         matcher: A fresh matcher of the grammar.
@@ -38,11 +63,7 @@ class Constraint:
         self._matcher = matcher
 
     def narrow(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `(vocabulary,)` with those of forbidden tokens at minus infinity.
-
-        Raises:
-            InvalidSchemaError: the library gives up on the grammar.
-        """
+        """See `Constraint.narrow`."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].astype(np.bool_)
         self._check()
@@ -51,17 +72,17 @@ class Constraint:
         return logits.masked_fill(~torch.as_tensor(padded, device=logits.device), -torch.inf)
 
     def accept(self, token: int) -> None:
-        """Go on by a token that was drawn from narrowed logits.
-
-        Raises:
-            InvalidSchemaError: the library gives up on the grammar.
-        """
+        """See `Constraint.accept`."""
         self._matcher.consume_token(token)
         self._check()
 
+    def began(self, tokens: Sequence[int]) -> bool:
+        """Whether the grammar allows a beginning, by which it then goes on."""
+        return int(self._matcher.try_consume_tokens(list(tokens))) == len(tokens)
+
     @property
     def complete(self) -> bool:
-        """Whether nothing can follow but the end."""
+        """See `Constraint.complete`."""
         return bool(self._matcher.is_stopped())
 
     def _check(self) -> None:
@@ -84,7 +105,7 @@ class Constrainer:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
-    def constraint(self, grammar: str) -> Constraint:
+    def constraint(self, grammar: str) -> Grammatical:
         """A fresh constraint. The first one of a large vocabulary takes a second, one of a new grammar milliseconds.
 
         Raises:
@@ -97,7 +118,7 @@ class Constrainer:
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > KEPT_GRAMMARS:
                 self._compiled.popitem(last=False)
-            return Constraint(matcher.deep_copy())
+            return Grammatical(matcher.deep_copy())
 
     def _compile(self, grammar: str) -> LLMatcher:
         try:

@@ -14,7 +14,7 @@ from semshare_agents.tools.base import ToolFormat
 from semshare_agents.tools.checking import AUTO, NONE, REQUIRED, Tools
 
 Schema = Mapping[str, Any]
-SpecialTokens = Mapping[str, int]
+TokenIds = Mapping[str, int]
 
 STYLE = {
     # What chat templates write; a small model given free white space writes nothing else.
@@ -37,7 +37,8 @@ def answer_grammar(
     choice: str,
     parallel: bool,
     form: ToolFormat,
-    special: SpecialTokens,
+    tokens: TokenIds,
+    closing: str = "",
 ) -> str:
     """The grammar of an answer; empty where anything may be answered.
 
@@ -47,7 +48,8 @@ def answer_grammar(
         choice: `auto`, `none`, `required` or a tool's name.
         parallel: Whether there may be several calls.
         form: How calls are written.
-        special: Ids of special tokens by their text.
+        tokens: Ids of marks that the tokenizer has a token for; they are drawn as tokens and never spelled.
+        closing: What ends the thought in which the answer begins, before calls that must be made; empty for none.
 
     Raises:
         InvalidSchemaError: a schema is not JSON.
@@ -55,51 +57,59 @@ def answer_grammar(
     answer = "" if schema is None else f"answer: {_json(schema)}\n"
     if not tools or choice == NONE:
         return answer and f"start: answer\n{answer}"
-    if choice not in (AUTO, REQUIRED):
+    if choice == AUTO and not answer:
+        return ""
+    calls = f"{_literal(form.begin, tokens)} calls"
+    if choice == AUTO:
+        return f"start: answer | {calls}\n{answer}{_called(tools, parallel, form, tokens)}"
+    if choice != REQUIRED:
         tools, parallel = [t for t in tools if t["function"]["name"] == choice], False
-    rules = [f"calls: {_calls(parallel, form, special)}", f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"]
+    closed = _literal(f"{closing}\n\n", tokens) if closing else ""
+    return f"start: {closed} {calls}\n{_called(tools, parallel, form, tokens)}"
+
+
+def call_grammar(tools: Tools, parallel: bool, form: ToolFormat, tokens: TokenIds, loose: bool = False) -> str:
+    """The grammar of calls that a model began of its own accord, from behind the first one's trigger.
+
+    Args:
+        tools: Tools that may be called.
+        parallel: Whether there may be several calls.
+        form: How calls are written.
+        tokens: Ids of marks that the tokenizer has a token for.
+        loose: Whether other space than the template's may stand behind the trigger.
+    """
+    rest = form.begin[len(form.trigger) :]
+    opening = f"SPACE {_literal(rest.strip(), tokens)}" if loose else _literal(rest, tokens)
+    space = "SPACE: /[ \\t\\r\\n]{0,4}/\n" if loose else ""
+    return f"start: {opening} calls\n{space}{_called(tools, parallel, form, tokens)}"
+
+
+def _called(tools: Tools, parallel: bool, form: ToolFormat, tokens: TokenIds) -> str:
+    more = f"({_literal(form.separator, tokens)} call)*" if parallel else ""
+    rules = [
+        f"calls: call {more} {_literal(form.end, tokens)}",
+        f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}",
+    ]
     for i, tool in enumerate(tools):
-        before = _literal(form.before(tool["function"]["name"]), special)
-        after = _literal(form.after, special)
-        rules += [f"call_{i}: {before} args_{i} {after}", f"args_{i}: {_json(tool['function']['parameters'], True)}"]
-    called = "\n".join(rules) + "\n"
-    if choice != AUTO:
-        return f"start: {_opening(form, special)} calls\n{called}"
-    if answer:
-        return f"start: answer | {_opening(form, special)} calls\n{answer}{called}"
-    return _free(form, special) + called
+        before, after = (_literal(t, tokens) for t in (form.before(tool["function"]["name"]), form.after))
+        rules.append(f"call_{i}: {before} args_{i} {after}")
+        rules += form.rules(
+            f"args_{i}",
+            tool["function"]["parameters"],
+            lambda schema: _json(schema, lenient=True),
+            lambda text: _literal(text, tokens) or '""',
+        )
+    return "\n".join(rules) + "\n"
 
 
-def _opening(form: ToolFormat, special: SpecialTokens) -> str:
-    return _literal(form.begin, special)
-
-
-def _calls(parallel: bool, form: ToolFormat, special: SpecialTokens) -> str:
-    more = f"({_literal(form.separator, special)} call)*" if parallel else ""
-    return f"call {more} {_literal(form.end, special)}"
-
-
-def _free(form: ToolFormat, special: SpecialTokens) -> str:
-    """Any text, in which a call is held to its tool's schema as soon as its trigger is there."""
-    rest = _literal(form.begin[len(form.trigger) :], special)
-    if form.only_at_start:
-        return f"start: TEXT? | {_opening(form, special)} calls\nTEXT: /[^{{\\s](.|\\n)*/\n"
-    if form.trigger in special:
-        return f"start: TEXT | TEXT {_literal(form.trigger, special)} {rest} calls\nTEXT: /(.|\\n)*/\n"
-    return (
-        f"start: text | trigger {rest} calls\ntext: TEXT\n"
-        f"trigger[lazy]: TEXT {_quoted(form.trigger)}\nTEXT: /(.|\\n)*/\n"
-    )
-
-
-def _literal(text: str, special: SpecialTokens) -> str:
-    """A text as terms of a rule: special tokens by id, the rest as strings."""
-    found = [(at, name) for name in special if (at := text.find(name)) >= 0]
+def _literal(text: str, tokens: TokenIds) -> str:
+    """A text as terms of a rule: marks that are tokens by id, the rest as strings."""
+    found = [(at, -len(name), name) for name in tokens if (at := text.find(name)) >= 0]
     if not found:
         return _quoted(text) if text else ""
-    at, name = min(found)
+    at, _, name = min(found)
     return " ".join(
-        filter(None, (_literal(text[:at], special), f"<[{special[name]}]>", _literal(text[at + len(name) :], special)))
+        filter(None, (_literal(text[:at], tokens), f"<[{tokens[name]}]>", _literal(text[at + len(name) :], tokens)))
     )
 
 

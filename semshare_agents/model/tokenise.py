@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from semshare_agents.errors import ContextLengthError, InvalidMessagesError, TemplateError
-from semshare_agents.values import Ints, Messages
+from semshare_agents.errors import ContextLengthError, InvalidMessagesError
+from semshare_agents.messages.cleaning import clean_messages
+from semshare_agents.messages.prompt import ChatPrompt
+from semshare_agents.messages.template import form_of
+from semshare_agents.values import Ints
+
+__all__ = ["check_length", "clean_messages", "question_tokens", "tokenise", "tokenise_text"]
 
 LONGEST_QUESTION_TOKENS = 64
 TEMPLATE_TOKENS = 8
 """What a chat template adds after the last message, and some slack for tokens that merge across its border."""
-
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
-
-
-def clean_messages(messages: Messages) -> list[dict[str, Any]]:
-    """Validate a message list; lists of text parts become one text.
-
-    Raises:
-        InvalidMessagesError: it is empty, or an entry is no mapping with a known role and text content.
-    """
-    if isinstance(messages, str | bytes | Mapping) or not hasattr(messages, "__iter__"):
-        raise InvalidMessagesError('messages must be a list of {"role", "content"} mappings')
-    cleaned = [_clean(i, message) for i, message in enumerate(messages)]
-    if not cleaned:
-        raise InvalidMessagesError("messages must not be empty")
-    return cleaned
-
-
-def _clean(index: int, message: object) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise InvalidMessagesError(f"message {index} is not a mapping but {type(message).__name__}")
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise InvalidMessagesError(f"message {index} has role {role!r}; known roles: {', '.join(sorted(ROLES))}")
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        content = ""
-    if isinstance(content, list | tuple):
-        texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
-        if not all(isinstance(t, str) for t in texts):
-            raise InvalidMessagesError(f"message {index} has parts other than text, which this model cannot read")
-        content = "".join(str(t) for t in texts)
-    if not isinstance(content, str):
-        raise InvalidMessagesError(f"message {index} has content of type {type(content).__name__}; it must be text")
-    cleaned = {**message, "content": content}
-    if message.get("tool_calls"):
-        cleaned["tool_calls"] = _clean_calls(index, message["tool_calls"])
-    return cleaned
-
-
-def _clean_calls(index: int, calls: object) -> list[dict[str, Any]]:
-    """Calls in OpenAI's form, with arguments as the mapping that chat templates want."""
-    if not isinstance(calls, list | tuple):
-        raise InvalidMessagesError(f"message {index} has tool_calls of type {type(calls).__name__}; it must be a list")
-    cleaned = []
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str):
-            raise InvalidMessagesError(
-                f'message {index} has a tool call that is not {{"function": {{"name": ..., "arguments": ...}}}}'
-            )
-        arguments = _arguments(function.get("arguments"))
-        identifier = str(call.get("id") or "")
-        cleaned.append({"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}})
-    return cleaned
-
-
-def _arguments(value: object) -> Any:
-    """JSON text becomes what it says; a model's own broken JSON is shown to it as it was."""
-    if not isinstance(value, str):
-        return {} if value is None else value
-    try:
-        return json.loads(value or "{}")
-    except ValueError:
-        return value
 
 
 def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Ints:
@@ -87,32 +24,28 @@ def tokenise(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[st
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
-        messages: Validated messages.
-        tools: JSON schemas of tools, for templates that render them.
+        messages: Validated messages; names of control tokens in them stay text.
+        tools: Tools in OpenAI's form.
 
     Returns:
         Token ids, shape `(tokens,)`.
 
     Raises:
-        TemplateError: there is no template, or it refuses the messages.
+        PromptError: there is no template, or it cannot say the messages.
     """
-    from jinja2 import TemplateError as JinjaError
-
-    if tokenizer.chat_template is None:
-        raise TemplateError("the tokenizer has no chat template: use a model made for chat")
-    try:
-        encoded = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=True)
-    except (JinjaError, TypeError, KeyError) as e:
-        raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
-    return np.asarray(encoded["input_ids"], dtype=np.int64)
+    return ChatPrompt(tokenizer, form_of(tokenizer)).ids(messages, tools)
 
 
-def tokenise_text(tokenizer: Any, messages: list[dict[str, Any]]) -> Ints:
-    """Encode a prompt that is to be continued as it is.
+def tokenise_text(tokenizer: Any, messages: list[dict[str, Any]], ended: bool = False) -> Ints:
+    """Encode a prompt that is to be continued as it is; control tokens in it act, since it is its own template.
+
+    The begin mark that the tokenizer sets stands before it once, also where the prompt has it already. Its end mark
+    does not follow: nothing could be continued behind it.
 
     Args:
         tokenizer: A transformers tokenizer.
         messages: One validated message, whose content is the prompt.
+        ended: Whether an encoder reads the prompt, which wants the end mark.
 
     Returns:
         Token ids, shape `(tokens,)`.
@@ -122,10 +55,21 @@ def tokenise_text(tokenizer: Any, messages: list[dict[str, Any]]) -> Ints:
     """
     if len(messages) != 1:
         raise InvalidMessagesError("a raw prompt is one message: its content is continued as it is")
-    encoded = np.asarray(tokenizer.encode(messages[0]["content"]), dtype=np.int64)
+    bare = tokenizer.encode(messages[0]["content"], add_special_tokens=False)
+    before, after = _marks_around(tokenizer)
+    if before and bare[: len(before)] == before:
+        before = []
+    encoded = np.asarray([*before, *bare, *(after if ended else [])], dtype=np.int64)
     if not len(encoded):
         raise InvalidMessagesError("the prompt is empty: give it at least one token")
     return encoded
+
+
+def _marks_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer sets before and after a text."""
+    bare, full = (list(tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
+    at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+    return full[:at], full[at + len(bare) :]
 
 
 def question_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> int:

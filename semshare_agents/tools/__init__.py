@@ -6,8 +6,9 @@ from semshare_agents.tools.base import ToolFormat
 from semshare_agents.tools.hermes import Hermes
 from semshare_agents.tools.llama3 import Llama3
 from semshare_agents.tools.mistral import Mistral, MistralList
+from semshare_agents.tools.xml import XmlLike
 
-FORMATS: tuple[type[ToolFormat], ...] = (Hermes, Mistral, MistralList, Llama3)
+FORMATS: tuple[type[ToolFormat], ...] = (XmlLike, Hermes, Mistral, MistralList, Llama3)
 """From the surest to the vaguest sign in a template."""
 
 

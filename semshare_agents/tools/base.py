@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from semshare_agents.values import ToolCall
+
+Schema = Mapping[str, Any]
+Schemas = Mapping[str, Schema]
+JsonTerm = Callable[[Schema], str]
+Literal = Callable[[str], str]
 
 
 class CallReader(Protocol):
@@ -35,8 +40,8 @@ class CallReader(Protocol):
 class ToolFormat(ABC):
     """A way of writing tool calls.
 
-    An answer with calls is `begin`, calls with `separator` between them, then `end`; a call is its arguments as JSON
-    between `before(name)` and `after`.
+    An answer with calls is `begin`, calls with `separator` between them, then `end`; a call is its arguments, as JSON
+    unless the format has a way of its own, between `before(name)` and `after`.
 
     Attributes:
         trigger: The text by which a call is recognised; `begin` starts with it.
@@ -68,14 +73,37 @@ class ToolFormat(ABC):
         """What stands before a call's arguments."""
 
     @abstractmethod
-    def reader(self) -> CallReader:
-        """Reads a call from its first character after `trigger` and `marks`."""
+    def reader(self, schemas: Schemas) -> CallReader:
+        """Reads a call from its first character after `trigger` and `marks`.
+
+        Args:
+            schemas: JSON schemas of the tools' arguments by the tools' names.
+        """
+
+    def spelled(self, arguments: str) -> str:
+        """A call's arguments, given as JSON text, as the model would write them."""
+        return arguments
+
+    def rules(self, name: str, schema: Schema, json_term: JsonTerm, literal: Literal) -> list[str]:
+        """Grammar rules of a tool's arguments.
+
+        Args:
+            name: Of the rule that stands for all of them; further rules begin with it.
+            schema: JSON schema of the arguments.
+            json_term: A rule's term for JSON of a schema.
+            literal: A rule's terms for a text.
+        """
+        return [f"{name}: {json_term(schema)}"]
 
     def written(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would write them."""
-        return (
-            self.begin + self.separator.join(self.before(c.name) + c.arguments + self.after for c in calls) + self.end
-        )
+        texts = (self.before(call.name) + self.spelled(call.arguments) + self.after for call in calls)
+        return self.begin + self.separator.join(texts) + self.end
+
+    @property
+    def written_marks(self) -> str:
+        """All marks of calls, in one text."""
+        return "\n".join((self.begin, self.separator, self.end, self.before("x"), self.after, *self.marks))
 
 
 class Nesting:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
-from semshare_agents.tools.base import CallReader, ToolFormat
+from semshare_agents.tools.base import CallReader, Nesting, Schemas, ToolFormat
+from semshare_agents.tools.drafts import TAGS, FreeText, Pairs
 from semshare_agents.values import CallPart, ToolCall
 
 ID_BYTES = 5
@@ -19,20 +21,34 @@ class CallStream:
 
     Args:
         form: How the model writes calls.
+        schemas: JSON schemas of the tools' arguments by the tools' names.
+        thoughts: Marks between which the model thinks; a call there is only a draft.
+        closing: The mark that closes the thought in which the answer begins; empty for none.
+        forced: Whether the answer can be nothing but calls, so that what begins one is no text.
     """
 
-    def __init__(self, form: ToolFormat):
+    def __init__(
+        self,
+        form: ToolFormat,
+        schemas: Schemas | None = None,
+        thoughts: Pairs = (),
+        closing: str = "",
+        forced: bool = False,
+    ):
         self._form = form
+        self._schemas = schemas or {}
+        self._forced = forced
+        self._free = FreeText(form, tuple(thoughts) or TAGS, closing)
         self._pending = ""
         self._unsure = ""
         """What was read of a call that has no name yet, and may be text after all."""
-        self._between = form.only_at_start
+        self._between = False
         self._reader: CallReader | None = None
         self._calls: list[ToolCall] = []
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The calls so far; where the answer was cut off, the last one's arguments are too."""
+        """The calls so far; where the answer was cut off, the last one is not whole."""
         return tuple(self._calls)
 
     def push(self, text: str) -> tuple[str, tuple[CallPart, ...]]:
@@ -58,22 +74,19 @@ class CallStream:
     def finish(self) -> str:
         """What is text of what was held back, once nothing follows."""
         if self._reader is not None:
-            return "" if self._reader.name else self._unsure
+            return "" if self._reader.name or self._forced else self._unsure
         rest, self._pending = self._pending, ""
         if not self._between:
-            return rest
-        return self._given_up() + rest if self._is_text() else ""
+            return self._free.finish() + rest
+        return self._given_up() + rest if self._is_text() and not self._forced else ""
 
     def _text(self) -> str:
-        """Release text up to where a call may begin."""
-        trigger, pending = self._form.trigger, self._pending
-        at = pending.find(trigger) if trigger else -1
-        if at >= 0:
-            self._pending, self._unsure, self._between = pending[at + len(trigger) :], trigger, True
-            return pending[:at]
-        cut = len(pending) - _begun(pending, trigger)
-        self._pending = pending[cut:]
-        return pending[:cut]
+        """Release text up to where a call begins."""
+        given, self._pending = self._pending, ""
+        text, found = self._free.push(given)
+        if found:
+            self._pending, self._unsure, self._between = self._free.rest, self._form.trigger, True
+        return text
 
     def _seek(self) -> str:
         """Pass over marks to the next call; where anything else stands, text goes on."""
@@ -84,13 +97,14 @@ class CallStream:
         if mark or not pending:
             self._unsure += skipped + mark
             self._pending = pending[len(mark) :]
-        elif any(m.startswith(pending) for m in marks):
+        elif any(m.startswith(pending) for m in (*marks, form.opening)) and pending != form.opening:
             pass
         elif pending.startswith(form.opening) and (form.opening or form.trigger in self._unsure):
             self._unsure += skipped
-            self._pending, self._reader = pending, form.reader()
+            self._pending, self._reader = pending, form.reader(self._schemas)
         else:
             self._between = False
+            self._free.ended()
             if not self._is_text():
                 self._pending = pending
             return self._given_up()
@@ -114,26 +128,41 @@ class CallStream:
         if reader.name and not named:
             self._unsure = ""
             identifier = secrets.token_hex(ID_BYTES)[:ID_LETTERS]
-            self._calls.append(ToolCall(identifier, reader.name, ""))
+            self._calls.append(ToolCall(identifier, reader.name, "", whole=False))
             parts.append(CallPart(len(self._calls) - 1, identifier, reader.name))
         elif not reader.name:
             self._unsure += read
         if arguments:
             call = self._calls[-1]
-            self._calls[-1] = ToolCall(call.id, call.name, call.arguments + arguments)
+            self._calls[-1] = replace(call, arguments=call.arguments + arguments)
             parts.append(CallPart(len(self._calls) - 1, arguments=arguments))
         if reader.done or reader.bad:
             self._reader, self._between = None, reader.done
             if not reader.name:
                 text, self._unsure = self._unsure, ""
                 return text
-            if not self._calls[-1].arguments:
-                call = self._calls[-1]
-                self._calls[-1] = ToolCall(call.id, call.name, "{}")
+            call = self._calls[-1]
+            if not call.arguments:
+                call = replace(call, arguments="{}")
                 parts.append(CallPart(len(self._calls) - 1, arguments="{}"))
+            self._calls[-1] = replace(call, whole=reader.done)
         return ""
 
 
-def _begun(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
-    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
+def broken_off(arguments: str) -> str:
+    """What makes the arguments of a call that was cut off unreadable, also for readers that complete JSON.
+
+    LangChain and others close open brackets of streamed arguments, and would run half a call. A bracket that closes
+    what is not open is an error to them too.
+    """
+    nesting, escaped, opened = Nesting(), False, ""
+    for letter in arguments:
+        inside = nesting.in_string
+        nesting.take(letter)
+        escaped = inside and nesting.in_string and letter == "\\" and not escaped
+        if not inside and letter in "{[":
+            opened += letter
+        elif not inside and letter in "}]":
+            opened = opened[:-1]
+    quote = ("\\" if escaped else "") + '"' if nesting.in_string else ""
+    return f"{quote}{'}' if opened.endswith('[') else ']'} (cut off)"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semshare_agents.errors import InvalidToolsError
+from semshare_agents.messages.depth import MOST_NESTED, too_deep
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 AUTO, NONE, REQUIRED = "auto", "none", "required"
@@ -51,6 +52,8 @@ def _clean(index: int, tool: object) -> dict[str, Any]:
         parameters = {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise InvalidToolsError(f"the parameters of tool {name!r} must be a JSON schema of an object")
+    if too_deep(parameters):
+        raise InvalidToolsError(f"the parameters of tool {name!r} are nested deeper than {MOST_NESTED} levels")
     return {
         "type": "function",
         "function": {"name": name, "description": described or "", "parameters": dict(parameters)},

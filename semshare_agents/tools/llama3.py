@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from semshare_agents.tools.base import CallReader, ObjectReader, ToolFormat
+from semshare_agents.tools.base import CallReader, ObjectReader, Schemas, ToolFormat
 
 
 class Llama3(ToolFormat):
@@ -27,6 +27,6 @@ class Llama3(ToolFormat):
         """See `ToolFormat.before`."""
         return f'{{"name": {json.dumps(name)}, "parameters": '
 
-    def reader(self) -> CallReader:
+    def reader(self, schemas: Schemas) -> CallReader:
         """See `ToolFormat.reader`."""
         return ObjectReader()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from semshare_agents.tools.base import CallReader, Nesting, ObjectReader, ToolFormat
+from semshare_agents.tools.base import CallReader, Nesting, ObjectReader, Schemas, ToolFormat
 
 TRIGGER = "[TOOL_CALLS]"
 ARGUMENTS = "[ARGS]"
@@ -30,7 +30,7 @@ class MistralList(ToolFormat):
         """See `ToolFormat.before`."""
         return f'{{"name": {json.dumps(name)}, "arguments": '
 
-    def reader(self) -> CallReader:
+    def reader(self, schemas: Schemas) -> CallReader:
         """See `ToolFormat.reader`."""
         return ObjectReader()
 
@@ -55,7 +55,7 @@ class Mistral(ToolFormat):
         """See `ToolFormat.before`."""
         return f"{name}{ARGUMENTS}"
 
-    def reader(self) -> CallReader:
+    def reader(self, schemas: Schemas) -> CallReader:
         """See `ToolFormat.reader`."""
         return _NamedReader()
 

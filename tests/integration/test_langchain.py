@@ -271,6 +271,26 @@ async def test_tool_calls_whole_and_in_parts(llm: SemShareLLM) -> None:
         json.loads(broken["args"] or "")
 
 
+@pytest.mark.parametrize("most", range(30, 70, 3))
+async def test_half_a_call_is_none_when_it_is_streamed(llm: SemShareLLM, most: int) -> None:
+    """LangChain completes JSON of streamed calls; where the limit cut the call off, that would run half of it."""
+    model = ChatSemShare(llm=llm, max_tokens=most).bind_tools([Switch], tool_choice="Switch")
+    full: Any = None
+    async for part in model.astream("x"):
+        full = part if full is None else full + part
+    whole = await model.ainvoke("x")
+    assert full.response_metadata["finish_reason"] == whole.response_metadata["finish_reason"]
+    assert full.tool_calls == whole.tool_calls
+    assert [c["name"] for c in full.invalid_tool_calls] == [c["name"] for c in whole.invalid_tool_calls]
+    if whole.response_metadata["finish_reason"] == "length":
+        assert full.tool_calls == []
+    # What an agent keeps of it does not end the conversation.
+    answered = ChatSemShare(llm=llm, max_tokens=4)
+    for said in (full, whole):
+        history = [HumanMessage("x"), said, HumanMessage("go on")]
+        assert (await answered.ainvoke(history)).usage_metadata["output_tokens"] == 4
+
+
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
 async def test_structured_answers(llm: SemShareLLM, method: Any) -> None:
     model = ChatSemShare(llm=llm, max_tokens=200)
@@ -295,6 +315,17 @@ async def test_response_formats_of_openai_are_understood(llm: SemShareLLM) -> No
     assert (await model.ainvoke("x", response_format={"type": "text"})).text
     with pytest.raises(errors.PromptError, match="response_format"):
         await model.ainvoke("x", response_format={"type": "xml"})
+
+
+async def test_thoughts_of_other_models_reach_the_adapter(llm: SemShareLLM) -> None:
+    call = {"name": "f", "args": {}, "id": "i", "type": "tool_call"}
+    for content, beside in (
+        ([{"type": "reasoning", "reasoning": "hm"}], {}),
+        ([{"type": "thinking", "thinking": "hm", "signature": "s"}], {}),
+        ("", {"reasoning_content": "hm"}),
+    ):
+        [told] = to_adapter([AIMessage(content, tool_calls=[call], additional_kwargs=beside)])
+        assert (told["content"], told["reasoning_content"]) == ("", "hm")
 
 
 def test_a_structured_answer_needs_a_schema_and_a_known_method() -> None:

@@ -131,13 +131,19 @@ async def test_stop_and_seed(url: str) -> None:
     assert hot[0] == hot[1] != hot[2]
 
 
+CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+UNKNOWN_RESULT = [
+    {"role": "assistant", "content": None, "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": "c2", "content": "sun"},
+]
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"model": "gpt-9"}, 404, "model"),
     ({"messages": []}, 400, "messages"),
     ({"messages": "hello"}, 400, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, 400, "role"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "content"),
-    ({"messages": [{"role": "developer", "content": "x"}]}, 400, "template"),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "user"}]}, 400, "message 1"),
+    ({"messages": [{"role": "user", "content": "x"}, *UNKNOWN_RESULT]}, 400, "message 2"),
     ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "context"),
     ({"temperature": -1}, 400, "temperature"),
     ({"temperature": "hot"}, 400, "temperature"),
@@ -151,6 +157,26 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"semshare": {"tenant": "bolt"}}, 400, "tenant"),
     ({"semshare": {"reuse": "all"}}, 400, "reuse"),
 ]
+
+
+@pytest.mark.parametrize("levels", [120, 990, 5000, 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '"metadata": DEEP',
+        '"tools": [{"type": "function", "function": {"name": "f", "parameters": DEEP}}]',
+        '"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": DEEP}}',
+        '"messages": DEEP',
+    ],
+)
+async def test_what_is_nested_too_deeply_is_the_callers_fault(url: str, levels: int, body: str) -> None:
+    deep = '{"x": ' * levels + "1" + "}" * levels
+    plain = {key: value for key, value in CHAT.items() if f'"{key}"' not in body}
+    text = json.dumps(plain)[:-1] + ", " + body.replace("DEEP", deep) + "}"
+    async with httpx.AsyncClient(base_url=url) as http:
+        answer = await http.post("/v1/chat/completions", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, answer.text
+        assert "nested deeper than 100 levels" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("change", "status", "told"), BAD)

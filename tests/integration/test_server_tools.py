@@ -12,9 +12,13 @@ import httpx2 as httpx
 import jsonschema_rs
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.utils.json import parse_partial_json
 from pydantic import BaseModel
 
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.tools.calls import broken_off
 from tests import tiny
 from tests.serving import MODEL, client, serving
 
@@ -243,3 +247,61 @@ async def test_what_cannot_be_is_told_in_openai_shape(url: str, stream: bool) ->
             assert error["type"] == "invalid_request_error"
             assert told in f"{error['message']} {error['param']} {error['code']}", (change, error)
         assert (await http.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("most", range(24, 70, 4))
+async def test_half_a_call_cannot_be_read(url: str, most: int) -> None:
+    """A limit inside a call: what clients get of it parses as nothing, streamed and whole, lenient readers included."""
+    body = {**ASK, "tools": [WEATHER], "tool_choice": NAMED, "max_tokens": most}
+    async with client(url) as ai:
+        whole = (await ai.chat.completions.create(**body)).choices[0]
+        streamed: dict[int, str] = {}
+        text, reason = "", ""
+        async for event in await ai.chat.completions.create(**body, stream=True):
+            choice = event.choices[0]
+            text, reason = text + (choice.delta.content or ""), choice.finish_reason or reason
+            for part in choice.delta.tool_calls or []:
+                streamed[part.index] = streamed.get(part.index, "") + (part.function.arguments or "")
+    calls = [call.function.arguments for call in whole.message.tool_calls or []]
+    assert (list(streamed.values()), reason) == (calls, whole.finish_reason)
+    assert (text, whole.message.content or "") == ("", "")
+    if reason == "length":
+        for arguments in calls:
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(arguments)
+            assert parse_partial_json(arguments) is None
+
+
+async def test_a_call_cut_by_a_stop_string_is_no_call(url: str) -> None:
+    async with client(url) as ai:
+        done = await ai.chat.completions.create(**ASK, tools=[WEATHER], tool_choice=NAMED, stop=["city"])
+    assert done.choices[0].finish_reason == "stop"
+    for call in done.choices[0].message.tool_calls or []:
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(call.function.arguments)
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(['"', "\\", "]}"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=6,
+    ),
+    size=st.integers(0, 60),
+)
+def test_what_is_broken_off_stays_broken(value: Any, size: int) -> None:
+    begun = json.dumps({"a": value}, ensure_ascii=False)[:size]
+    assert parse_partial_json(begun + broken_off(begun)) is None
+
+
+async def test_thoughts_are_taken_from_clients(url: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "rest", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    talk = [tiny.user("a"), said, {"role": "tool", "tool_call_id": "c1", "content": "b"}]
+    counts = []
+    async with client(url) as ai:
+        for more in ({}, {"reasoning_content": "hmm"}, {"reasoning": "hmm"}):
+            messages: Any = [talk[0], {**said, **more}, talk[2]]
+            done = await ai.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+            counts.append(done.usage.prompt_tokens if done.usage else 0)
+    assert counts[0] < counts[1] == counts[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from semshare_agents.errors import (
     TemplateError,
 )
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import prepare
 from semshare_agents.values import Generation
 from tests import tiny
 from tests.conftest import OpenLLM
-from tests.tiny import system, user
+from tests.tiny import assistant, system, user
 
 BODY = " ".join(tiny.words(30, seed) for seed in range(3))
 MESSAGES = [system("be brief"), user(BODY)]
@@ -230,9 +232,12 @@ async def test_malformed_messages_are_refused(open_llm: OpenLLM, messages: Any) 
 
 
 async def test_what_the_template_refuses_is_a_template_error(open_llm: OpenLLM) -> None:
-    llm = await open_llm()
-    with pytest.raises(TemplateError, match="knows no developer"):
-        await llm.generate([user("a"), {"role": "developer", "content": "b"}])
+    strict = copy.deepcopy(tiny.tokenizer())
+    strict.chat_template = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}" + tiny.TEMPLATE
+    llm = await open_llm(prepare(tiny.build("llama"), strict, "tiny-strict"))
+    with pytest.raises(TemplateError, match=r"message 2: .* too many"):
+        await llm.generate([user("a"), assistant("b"), user("c"), assistant("d")])
+    assert (await llm.generate([user("a")])).tokens
 
 
 @pytest.mark.parametrize(

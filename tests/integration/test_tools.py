@@ -16,6 +16,7 @@ import semshare_agents
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError, InvalidToolsError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import prepare
+from semshare_agents.tools.checking import clean_tools
 from semshare_agents.values import Generation, Piece
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -75,8 +76,10 @@ async def test_an_answer_that_is_cut_off_says_so(open_llm: OpenLLM) -> None:
     [call] = named.tool_calls
     assert named.finish_reason == "length"
     assert call.arguments.startswith("{")
+    assert not call.whole
     unnamed = await llm.generate([user("x")], tools=TOOLS, tool_choice="light", max_new_tokens=20)
-    assert (unnamed.finish_reason, unnamed.tool_calls, unnamed.text) == ("length", (), unnamed.raw)
+    assert (unnamed.finish_reason, unnamed.tool_calls, unnamed.text) == ("length", (), "")
+    assert unnamed.raw.startswith("<tool_call>")
 
 
 async def test_free_answers_are_what_they_would_be(open_llm: OpenLLM) -> None:
@@ -84,11 +87,10 @@ async def test_free_answers_are_what_they_would_be(open_llm: OpenLLM) -> None:
     llm = await open_llm()
     turns = llm.turns
     with_tools = await llm.generate([user("x")], tools=TOOLS, max_new_tokens=30, store=False)
-    from semshare_agents.steering import wanted
-
-    told, none = turns.steering.prepared([dict(user("x"))], wanted(TOOLS, None, False, None))
+    told, none = turns.steering.chat.told([dict(user("x"))], clean_tools(TOOLS))
     assert none is None
-    assert with_tools.tokens == (await llm.generate(told, max_new_tokens=30, store=False)).tokens
+    plain = await llm.generate([message for _, message in told], max_new_tokens=30, store=False)
+    assert with_tools.tokens == plain.tokens
     assert with_tools.text == with_tools.raw
 
 

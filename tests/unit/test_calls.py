@@ -15,6 +15,7 @@ from semshare_agents.tools.calls import CallStream
 from semshare_agents.tools.hermes import Hermes
 from semshare_agents.tools.llama3 import Llama3
 from semshare_agents.tools.mistral import Mistral, MistralList
+from semshare_agents.tools.xml import XmlLike
 from semshare_agents.values import ToolCall
 
 Read = tuple[str, list[tuple[str, str]]]
@@ -52,7 +53,7 @@ arguments = st.dictionaries(st.text(max_size=6) | st.sampled_from(["name", "argu
 
 
 @given(
-    kind=st.sampled_from(FORMATS),
+    kind=st.sampled_from([kind for kind in FORMATS if kind is not XmlLike]),
     calls=st.lists(st.tuples(st.sampled_from(["f", "get_weather", "a.b-c"]), arguments), min_size=1, max_size=3),
     cuts=st.lists(st.integers(0, 400), max_size=40),
 )
@@ -117,6 +118,7 @@ def test_arguments_flow_while_they_are_written() -> None:
     ("template", "kind"),
     [
         ("{% if tools %}<tools>{{ tools }}</tools> reply in <tool_call></tool_call>{% endif %}", Hermes),
+        ("<tool_call>\n<function={{ name }}>\n<parameter={{ key }}>{{ value }}</parameter></function>", XmlLike),
         ("{{ '[AVAILABLE_TOOLS]' }}[TOOL_CALLS] [", MistralList),
         ("[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}", Mistral),
         ("""{{- '{"name": "' + tool_call.name + '", ' }}{{- '"parameters": ' }}""", Llama3),

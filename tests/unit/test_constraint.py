@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import partial
 from typing import Any
 
 import jsonschema_rs
@@ -10,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from semshare_agents.constrain.constraint import Constrainer
-from semshare_agents.constrain.grammar import answer_grammar
+from semshare_agents.constrain.constraint import Constrainer, Constraint
+from semshare_agents.constrain.grammar import answer_grammar, call_grammar
+from semshare_agents.constrain.watching import UntilCalled
 from semshare_agents.errors import InvalidSchemaError
-from semshare_agents.model.generate import Sampler
+from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.tools import FORMATS, ToolFormat
 from semshare_agents.tools.calls import CallStream
+from semshare_agents.tools.drafts import TAGS, FreeText
+from semshare_agents.tools.hermes import Hermes
+from semshare_agents.tools.xml import XmlLike
 from semshare_agents.values import Sampling
 from tests import tiny
 
@@ -68,6 +74,30 @@ def drawn(grammar: str, seed: int, most: int = 400) -> str | None:
     return str(tiny.tokenizer().decode(tokens, skip_special_tokens=False))
 
 
+def until_called(form: ToolFormat, tokenizer: Any = None) -> UntilCalled:
+    tokenizer = tokenizer or tiny.tokenizer()
+    made = Constrainer(tokenizer, {2})
+    grammars = [call_grammar(TOOLS, False, form, {}, loose) for loose in (False, True)]
+    text, free = TextStream(tokenizer), FreeText(form, TAGS)
+    return UntilCalled(
+        text, free, [partial(made.constraint, g) for g in grammars], partial(tokenizer.encode, add_special_tokens=False)
+    )
+
+
+def go_on(constraint: Constraint, text: str) -> bool:
+    """Go on by a text, token by token; whether all of it was allowed."""
+    for token in tiny.tokenizer().encode(text, add_special_tokens=False):
+        if not torch.isfinite(constraint.narrow(torch.zeros(PADDED))[token]):
+            return False
+        constraint.accept(token)
+    return True
+
+
+def allowed(constraint: Constraint) -> str:
+    """The tokens that may follow, as one text."""
+    return str(tiny.tokenizer().decode(constraint.narrow(torch.zeros(PADDED)).isfinite().nonzero().flatten().tolist()))
+
+
 def grammar(form: ToolFormat, schema: Any = None, tools: Any = (), choice: str = "auto", parallel: bool = False) -> str:
     return answer_grammar(schema, list(tools), choice, parallel, form, {})
 
@@ -90,7 +120,7 @@ def test_random_calls_keep_to_their_tools_schema(kind: type[ToolFormat], choice:
     for seed in range(12):
         text = drawn(grammar(kind(), tools=TOOLS, choice=choice), seed)
         assert text is not None
-        stream = CallStream(kind())
+        stream = CallStream(kind(), PARAMETERS)
         assert stream.push(text)[0] == stream.finish() == ""
         [call] = stream.calls
         jsonschema_rs.validate(PARAMETERS[call.name], json.loads(call.arguments))
@@ -113,24 +143,56 @@ def test_several_calls_only_where_they_are_allowed(kind: type[ToolFormat]) -> No
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_call_left_to_the_model_is_held_to_its_schema_once_it_begins(kind: type[ToolFormat]) -> None:
     form = kind()
-    constraint = MADE.constraint(grammar(form, tools=TOOLS))
+    constraint = until_called(form)
     said = "" if form.only_at_start else "Well. "
-    for token in tiny.tokenizer().encode(said + form.begin + form.before("stop"), add_special_tokens=False):
-        assert torch.isfinite(constraint.narrow(torch.zeros(PADDED))[token])
-        constraint.accept(token)
-    allowed = constraint.narrow(torch.zeros(PADDED)).isfinite().nonzero().flatten().tolist()
-    assert tiny.tokenizer().decode(allowed) == "{"
+    assert go_on(constraint, said + form.begin + form.before("stop"))
+    assert allowed(constraint) == ("<" if kind is XmlLike else "{")
+    rest = form.spelled("{}") + form.after + form.end
+    assert go_on(constraint, rest)
+    assert constraint.complete
 
 
-def test_free_text_may_be_anything_and_may_end() -> None:
-    constraint = MADE.constraint(grammar(FORMATS[0](), tools=TOOLS))
-    for token in tiny.tokenizer().encode('{"a": 1} <tool', add_special_tokens=False):
-        allowed = constraint.narrow(torch.zeros(PADDED)).isfinite()
-        assert allowed[token]
-        assert allowed[2]
-        assert not allowed[3]
-        assert not allowed[300:].any()
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"a": 1} <tool',
+        "<think>I could <tool_call>\nnothing",
+        "```\n<tool_call>\n{ }",
+        "[THINK]<tool_call>",
+        "`<tool_call>` begins a call",
+    ],
+)
+def test_what_is_no_call_is_free(answer: str) -> None:
+    constraint = until_called(Hermes())
+    for token in tiny.tokenizer().encode(answer, add_special_tokens=False):
         constraint.accept(token)
+        assert constraint.narrow(torch.zeros(PADDED)).isfinite().all()
+    assert not constraint.complete
+
+
+def test_a_token_that_goes_on_otherwise_begins_no_call() -> None:
+    odd = copy.deepcopy(tiny.tokenizer())
+    odd.add_tokens(["<tool_call>n"])
+    constraint = until_called(Hermes(), odd)
+    constraint.accept(odd.convert_tokens_to_ids("<tool_call>n"))
+    assert constraint.narrow(torch.zeros(PADDED)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "draft", ["<think><tool_call>x</think>", "```\n<tool_call>x\n```\n", "[THINK]<tool_call>[/THINK]"]
+)
+def test_the_call_after_a_draft_is_held(draft: str) -> None:
+    constraint = until_called(Hermes())
+    assert go_on(constraint, draft + '<tool_call>\n{"name": "stop", "arguments": ')
+    assert allowed(constraint) == "{"
+
+
+def test_a_call_with_other_space_than_the_templates_is_held_too() -> None:
+    tight = copy.deepcopy(tiny.tokenizer())
+    tight.add_tokens(["<tool_call>{"])
+    constraint = until_called(Hermes(), tight)
+    constraint.accept(tight.convert_tokens_to_ids("<tool_call>{"))
+    assert allowed(constraint) == '"'
 
 
 def test_an_answer_or_a_call_where_both_are_wanted() -> None:
@@ -171,7 +233,7 @@ def test_tools_may_ask_for_more_than_can_be_held() -> None:
         "description": "",
         "parameters": {"type": "object", "properties": {}, "not": {"type": "string"}},
     }
-    text = drawn(grammar(FORMATS[0](), tools=[{"type": "function", "function": tool}], choice="f"), 1)
+    text = drawn(grammar(Hermes(), tools=[{"type": "function", "function": tool}], choice="f"), 1)
     assert text is not None
     assert '"arguments": {}' in text
 
