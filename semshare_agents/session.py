@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
+from semshare_agents.observe.clock import WAIT, Clock
 from semshare_agents.registry import Pin
 from semshare_agents.values import Generation, Piece
 
@@ -68,14 +69,20 @@ class Session:
 
     async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
-        async with self._lock:
-            messages = [*await self.messages(), {"role": "user", "content": text}]
+        clock = Clock()
+        with clock.stage(WAIT):
+            await self._lock.acquire()
+        try:
+            with clock.stage("admit"):
+                messages = [*await self.messages(), {"role": "user", "content": text}]
             options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
-            async with aclosing(self._llm.stream(messages, **options)) as pieces:
+            async with aclosing(self._llm.answered(clock, messages, options)) as pieces:
                 async for piece in pieces:
                     if piece.generation is not None:
                         self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
                     yield piece
+        finally:
+            self._lock.release()
 
 
 async def whole(stream: AsyncGenerator[Piece]) -> Generation:

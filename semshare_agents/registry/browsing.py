@@ -28,7 +28,7 @@ class TurnRow:
         reuse_class: The loosest kind used.
         prompt_tokens: Tokens of the prompt.
         exact_tokens: Length of the prefix whose KV equals a cold run's by now.
-        ttft_seconds: From message list to first token.
+        ttft_seconds: From the call to the first piece of the answer.
         predicted_cold_seconds: What a full prefill was predicted to take.
         report: The report, as JSON.
     """
