@@ -220,7 +220,8 @@ class SemShareLLM:
         if rows is None:
             return None
         self._progress("measuring this machine's speed")
-        return CostModel(measured(rows, model.context_tokens, model.fingerprint, self.settings.home), rows.token_bytes)
+        found = measured(rows, model.context_tokens, model.fingerprint, self.settings.home, model.name)
+        return CostModel(found, rows.token_bytes)
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""

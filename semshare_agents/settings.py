@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
     measure_idle: bool = Field(
         True,
-        description="measure speeds again in idle time where a busy machine or mispredicted turns make them doubtful",
+        description="measure speeds again in idle time where a busy machine or turns put them in question",
     )
     guard_share: Share = Field(0.0, description="share of approximate turns measured against a cold run; 0: no guard")
     guard_kl: float = Field(0.05, gt=0.0, description="budget: mean KL of a window of samples, in nats")

@@ -88,8 +88,8 @@ def make_report(
 def saved(stages_seconds: Mapping[str, float], cold: bool, like: LikeCold | None) -> Saved | None:
     """What a turn's reuse saved, net: a full prefill of like length, less all that the memory and the rows took.
 
-    Waiting is left out on both sides, and what every turn has. A cold turn is its own full prefill: it lost what looking,
-    planning and loading in vain took.
+    Waiting is left out on both sides, and what every turn has. A cold turn is its own full prefill: it lost what
+    looking, planning and loading in vain took.
 
     Args:
         stages_seconds: Seconds of each stage.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ LEAST_DISK_BYTES = 1 << 20
 DISK_FORGETS_SECONDS = 600.0
 """What slow loads from disk taught counts half after so long: a disk that nobody reads from for fear of it could never
 show that it is fast again."""
+NEW_TOKENS = 64
+"""What a next turn typically adds to a conversation: an answer and a question."""
 MISSED = 1.5
 """A pass that took so many times as long as predicted, or as short, was mispredicted."""
 MOST_MISSES = 3
@@ -62,7 +65,8 @@ class CostModel:
         """Go on with speeds that were measured anew; what disks and full prefills taught stays."""
         for tokens, seconds in measurement.colds:
             self.colds.add(tokens, seconds)
-        self.measurement = replace(measurement, disk_bytes_per_second=self.measurement.disk_bytes_per_second)
+        before = self.measurement
+        self.measurement = replace(measurement, disk_bytes_per_second=before.disk_bytes_per_second, model=before.model)
         self._slower, self._missed, self._refused = 1.0, 0, 0
 
     def known(self) -> Measurement:
@@ -179,3 +183,29 @@ class CostModel:
         self._disk_seconds_per_byte = before + LEARNING * (seen - before)
         self._disk_seen_at = self._clock()
         self.disk_loads += 1
+
+
+def figures(measurement: Measurement, min_gain: float) -> dict[str, Any]:
+    """A measurement and what follows from it, as plain JSON values.
+
+    Args:
+        measurement: The measurement.
+        min_gain: Cold time over reuse time from which reuse is used.
+    """
+    cost = CostModel(measurement, measurement.token_bytes)
+    longest = measurement.context_tokens
+    lengths = [tokens for tokens in (500, 1000, 2000, 4000, 8000) if tokens <= longest]
+    new = min(NEW_TOKENS, longest // 2)
+    predicted = {
+        str(n): (cost.cold_seconds(n), cost.reuse_seconds(np.arange(n - new, n), 1.0, n - new, 0)) for n in lengths
+    }
+    colds = sorted(tokens for tokens, _ in measurement.colds)
+    return {
+        **asdict(measurement),
+        "quality": measurement.quality,
+        "colds": len(colds),
+        "cold_tokens": (colds[0], colds[-1]) if colds else (0, 0),
+        "new_tokens": new,
+        "predicted_seconds": predicted,
+        "break_even_tokens": cost.break_even(new, min_gain, longest),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -35,7 +36,7 @@ class Measuring:
     """
 
     def __init__(self, rows: RowModel, longest_tokens: int, pool: BufferPool | None = None):
-        self._rows = rows
+        self._rows, self._longest_tokens = rows, longest_tokens
         self._passes = passes = Passes.within(longest_tokens, rows.device.type != "cpu")
         self._pool = pool or BufferPool(rows, keep=0)
         self._buffer = self._pool.acquire(passes.far)
@@ -100,6 +101,8 @@ class Measuring:
             delayed=delayed,
             load=_load(),
             colds=((self._passes.short, fastest["short"]), (self._passes.long, fastest["long"])),
+            token_bytes=self._rows.token_bytes,
+            context_tokens=self._longest_tokens,
         )
         if not found.disturbed:
             return found
@@ -134,11 +137,11 @@ def setting_of(rows: RowModel) -> str:
     return f"{rows.device}-{torch.get_num_threads()}-{torch.__version__}-{FORMAT}"
 
 
-def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path) -> Measurement:
+def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path, model: str = "") -> Measurement:
     """The speeds of this model here, as they are kept in `home`, else measured now and kept."""
     path, setting = path_of(home, fingerprint), setting_of(rows)
     found = kept(path, setting)
     if found is None:
-        found = measure(rows, longest_tokens)
+        found = replace(measure(rows, longest_tokens), model=model)
         keep(path, setting, found)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,9 @@ class Measurement:
         load: The machine's load over the last minute, a processor; None where it is not told.
         disk_bytes_per_second: What loads from disk gave; None before the first.
         colds: Full prefills that were not disturbed: tokens and seconds, oldest first.
+        model: What the model was loaded from.
+        token_bytes: Bytes of one token's KV.
+        context_tokens: The model's context.
     """
 
     speeds: Speeds
@@ -147,6 +150,9 @@ class Measurement:
     load: float | None = None
     disk_bytes_per_second: float | None = None
     colds: tuple[tuple[int, float], ...] = ()
+    model: str = ""
+    token_bytes: int = 0
+    context_tokens: int = 0
 
     @property
     def disturbed(self) -> bool:
@@ -172,10 +178,17 @@ def kept(path: Path, setting: str) -> Measurement | None:
 def keep(path: Path, setting: str, measurement: Measurement) -> None:
     """Keep a measurement beside those of other settings.
 
+    What another process measured later stays; what was learned from turns is kept all the same.
+
     Raises:
         OSError: the file cannot be written.
     """
-    entries = {**_entries(path), setting: asdict(measurement)}
+    entries = _entries(path)
+    other = _read(entries.get(setting))
+    if other is not None and other.at > measurement.at:
+        learned = measurement.disk_bytes_per_second or other.disk_bytes_per_second
+        measurement = replace(other, colds=measurement.colds, disk_bytes_per_second=learned)
+    entries[setting] = asdict(measurement)
     private.write(path, json.dumps(entries, indent=1))
 
 

@@ -312,8 +312,16 @@ class Tiers:
 
 @dataclass(frozen=True)
 class _Read:
-    """A block that was looked for in slow tiers: it, where it was and when it was read, in seconds of one clock; or why
-    there is none and whether it may be there later.
+    """A block that was looked for in slow tiers.
+
+    Attributes:
+        reason: Why there is none; empty where there is one.
+        there: Whether it is there, or may be later.
+        kv: The block.
+        packed: The block as the tier has it.
+        tier: Where it was.
+        began: When reading it began, in seconds of one clock.
+        ended: When it was read.
     """
 
     reason: str
