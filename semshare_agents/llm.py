@@ -26,7 +26,7 @@ from semshare_agents.evict import PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.observe.clock import WAIT, Clock
+from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.options import request_of
@@ -341,9 +341,8 @@ class SemShareLLM:
         turns, request = self.turns, request_of(self.settings, messages, options)
         guard = self._guard
         assert guard is not None
-        with clock.stage(WAIT):
-            if request.store:
-                await self._written_up()
+        if request.store:
+            await self._written_up()
         with clock.stage("admit"):
             admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request, clock)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
-from semshare_agents.observe.clock import WAIT, Clock
+from semshare_agents.observe.clock import Clock
 from semshare_agents.registry import Pin
 from semshare_agents.values import Generation, Piece
 
@@ -70,9 +70,7 @@ class Session:
     async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
         clock = Clock()
-        with clock.stage(WAIT):
-            await self._lock.acquire()
-        try:
+        async with self._lock:
             with clock.stage("admit"):
                 messages = [*await self.messages(), {"role": "user", "content": text}]
             options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
@@ -81,8 +79,6 @@ class Session:
                     if piece.generation is not None:
                         self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
                     yield piece
-        finally:
-            self._lock.release()
 
 
 async def whole(stream: AsyncGenerator[Piece]) -> Generation:

@@ -104,8 +104,9 @@ class Prefilled:
     def begins(self) -> None:
         """The answer's first piece is handed out now, or it ends without one: so long did the caller wait."""
         if not self.begun:
-            self.begun, stages = True, dict(self.clock.stages)
-            self.report = replace(self.report, ttft_seconds=self.clock.elapsed(), stages_seconds=stages)
+            self.begun = True
+            stages, elapsed = self.clock.told()
+            self.report = replace(self.report, ttft_seconds=elapsed, stages_seconds=stages)
 
 
 @dataclass
@@ -193,8 +194,9 @@ class Turns:
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
-            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
-            await self._drop_forgotten(scope.forgets)
+            with clock.stage("find"):
+                scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+                await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
         except RegistryError as e:
@@ -211,17 +213,18 @@ class Turns:
         except BaseException:
             run.close()
             raise
+        stages, elapsed = clock.told()
         report = make_report(
             alignment,
             plan,
-            clock.stages,
-            clock.elapsed(),
+            stages,
+            elapsed,
             misses,
             self.model.model.config.get_text_config().num_hidden_layers,
             len(plan.rows) - len(plan.required),
         )
         like = None if self.cost is None else self.cost.like_cold(len(prompt))
-        report = replace(report, saved=None if self.cost is None else saved(clock.stages, plan.cold, like))
+        report = replace(report, saved=None if self.cost is None else saved(stages, plan.cold, like))
         return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report, clock)
 
     def _chat_prompt(self, messages: list[dict[str, Any]], want: Wanted) -> Ints:

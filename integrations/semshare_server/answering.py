@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from semshare_agents.errors import SemShareError
-from semshare_agents.observe.clock import WAIT, Clock
+from semshare_agents.observe.clock import Clock
 from semshare_agents.values import Generation, Piece
 from semshare_server.errors import APIError, of_package
 from semshare_server.limits import Admission, Place
@@ -47,8 +47,7 @@ class Answering:
     async def _advance(self) -> Piece | None:
         """The next piece, the first one after a place was free; None after the last."""
         if self._pieces is None:
-            with self._clock.stage(WAIT):
-                self._place = await self._admission.enter()
+            self._place = await self._admission.enter()
             self._pieces = self._start(self._clock)
         return await anext(self._pieces, None)
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WAIT = "wait"
-"""The stage of what waits for other turns: for the model, for a place among callers, for files of turns before."""
+"""What of the time is no stage's: a turn waits for other turns while it is not worked on, be it for the model, for a
+place among callers, for its session's turn before, for files of turns before, or for the event loop."""
 
 
 class Clock:
@@ -19,8 +20,8 @@ class Clock:
     def __init__(self) -> None:
         self.began_at = time.time()
         """Seconds since the epoch."""
-        self.begin = time.perf_counter()
-        self.stages: dict[str, float] = {}
+        self._begin = time.perf_counter()
+        self._stages: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -29,22 +30,22 @@ class Clock:
         try:
             yield
         finally:
-            self._add(name, time.perf_counter() - start)
+            self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - start
 
     def on_thread(self, name: str, call: Callable[[], T]) -> Callable[[], T]:
-        """A call whose time on the thread that will run it counts as a stage, and the time until it runs as waiting."""
-        asked = time.perf_counter()
+        """A call whose time on the thread that will run it counts as a stage; the time until it runs is waiting."""
 
         def ran() -> T:
-            self._add(WAIT, time.perf_counter() - asked)
             with self.stage(name):
                 return call()
 
         return ran
 
-    def _add(self, name: str, seconds: float) -> None:
-        self.stages[name] = self.stages.get(name, 0.0) + seconds
-
     def elapsed(self) -> float:
         """Seconds since the call."""
-        return time.perf_counter() - self.begin
+        return time.perf_counter() - self._begin
+
+    def told(self) -> tuple[dict[str, float], float]:
+        """Seconds by stage, waiting among them, and their sum: those since the call."""
+        stages, elapsed = dict(self._stages), self.elapsed()
+        return {**stages, WAIT: max(0.0, elapsed - sum(stages.values()))}, elapsed
