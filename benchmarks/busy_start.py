@@ -61,7 +61,7 @@ def measured(llm: SemShareLLM) -> dict[str, Any]:
 async def measure(loaded: LoadedModel, home: Path, turns: int, tokens: int) -> dict[str, Any]:
     """Start beside the load, end it, talk."""
     with full_load():
-        time.sleep(1.0)
+        await asyncio.sleep(1.0)
         llm = await SemShareLLM.open(loaded=loaded, home=home, max_new_tokens=8)
     began, rows = time.perf_counter(), []
     async with llm:

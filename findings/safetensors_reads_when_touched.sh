@@ -3,11 +3,10 @@
 #
 # Seen: of a file of 64 MiB that the page cache had let go, get_tensor returned after 5 ms and the process grew by 2 MiB;
 # the first sum over the tensor brought in the other 62 MiB, page fault by page fault, and took 69 ms. The tensor is a
-# mapping of the file: the time of "loading" it says nothing of the disk, which is paid by whoever computes with it first,
-# and a file that is cut short or replaced in place in between changes or kills what was "loaded".
+# mapping of the file: the time of "loading" it says nothing of the disk, which is paid by whoever computes with it first.
 #
 # What this product does: speeds of the disk are learned from loads that were proved by their checksum, which touches every
-# byte (semshare_agents/store/codec.py), timed around both; files are never changed in place.
+# byte (semshare_agents/store/codec.py), timed around both.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -329,15 +329,19 @@ class SemShareLLM:
         """
         return await whole(self.stream(messages, **options))
 
-    def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
+    def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:
         """Answer a message list piece by piece; the last piece carries the whole `Generation`.
 
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
-        """
-        return self.answered(Clock(), messages, options)
 
-    async def answered(self, clock: Clock, messages: Messages, options: dict[str, Any]) -> AsyncGenerator[Piece]:
-        """`stream` for callers who have made their own caller wait already: the clock began when that one called."""
+        Args:
+            messages: As in `generate`.
+            clock: Of whoever has waited already, in a queue say; times to the first token count from its beginning.
+            options: As in `generate`.
+        """
+        return self._stream(messages, clock or Clock(), options)
+
+    async def _stream(self, messages: Messages, clock: Clock, options: dict[str, Any]) -> AsyncGenerator[Piece]:
         turns, request = self.turns, request_of(self.settings, messages, options)
         guard = self._guard
         assert guard is not None

@@ -74,7 +74,7 @@ class Session:
             with clock.stage("admit"):
                 messages = [*await self.messages(), {"role": "user", "content": text}]
             options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
-            async with aclosing(self._llm.answered(clock, messages, options)) as pieces:
+            async with aclosing(self._llm.stream(messages, clock=clock, **options)) as pieces:
                 async for piece in pieces:
                     if piece.generation is not None:
                         self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]

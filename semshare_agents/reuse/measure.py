@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from semshare_agents.model.rows import BufferPool, RowModel
-from semshare_agents.observe.delays import Timed, timed
+from semshare_agents.observe.delays import MOST_DELAYED, Timed, timed
 from semshare_agents.reuse.speeds import FORMAT, Measurement, Passes, Times, fitted, keep, kept, path_of
 from semshare_agents.values import Ints
 
@@ -77,7 +77,9 @@ class Measuring:
     def _enough(self) -> bool:
         rounds = len(self._seen.get("copy", ()))
         spent = sum(each.seconds for steps in self._seen.values() for each in steps)
-        return rounds >= ROUNDS[1] or (rounds >= ROUNDS[0] and spent >= ENOUGH_SECONDS)
+        # A start beside others does not wait for figures that are not believed anyway.
+        least = 1 if rounds and _delayed(self._seen.values()) > MOST_DELAYED else ROUNDS[0]
+        return rounds >= ROUNDS[1] or (rounds >= least and spent >= ENOUGH_SECONDS)
 
     def _pass(self, which: Ints, stop: Event | None) -> None:
         self._rows.forward(self._ids[which], which, self._buffer, stop=stop)
@@ -91,14 +93,12 @@ class Measuring:
         fastest = {name: min(each.seconds for each in seen) for name, seen in self._seen.items()}
         later = {name: seen[1:] or seen for name, seen in self._seen.items() if name != "copy"}
         spread = max(float(np.median([e.seconds for e in seen])) / fastest[name] for name, seen in later.items())
-        total = sum(each.seconds for seen in later.values() for each in seen)
-        delayed = sum(each.delayed * each.seconds for seen in later.values() for each in seen) / total
         copied = self._buffer[:, :, :, : self._passes.far // 2].nbytes / fastest.pop("copy")
         found = Measurement(
             fitted(Times(**fastest, load_bytes_per_second=copied), self._passes, disturbed=False),
             rounds=min(len(seen) for seen in self._seen.values()),
             spread=spread,
-            delayed=delayed,
+            delayed=_delayed(later.values()),
             load=_load(),
             colds=((self._passes.short, fastest["short"]), (self._passes.long, fastest["long"])),
             token_bytes=self._rows.token_bytes,
@@ -112,6 +112,12 @@ class Measuring:
     def close(self) -> None:
         """Give the buffer back."""
         self._pool.release(self._buffer)
+
+
+def _delayed(steps: Iterable[list[Timed[None]]]) -> float:
+    """Seconds that threads waited for a processor, over those of all steps."""
+    seen = [each for some in steps for each in some]
+    return sum(each.delayed * each.seconds for each in seen) / sum(each.seconds for each in seen)
 
 
 def _load() -> float | None:

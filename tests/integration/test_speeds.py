@@ -210,7 +210,7 @@ async def test_a_caller_who_waited_elsewhere_counts_from_there(open_llm: OpenLLM
     llm = await open_llm()
     clock = Clock()
     await asyncio.sleep(0.3)
-    _, report = await felt(llm.answered(clock, [tiny.user("hello there")], {}), time.perf_counter())
+    _, report = await felt(llm.stream([tiny.user("hello there")], clock=clock), time.perf_counter())
     assert report.ttft_seconds >= 0.3
 
 
