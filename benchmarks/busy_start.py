@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.settings import load_settings
 
 BURN = "import time\nend = time.monotonic() + 300\nwhile time.monotonic() < end: pass"
+
+HEALING_SECONDS = 120.0
+"""How long a quiet measurement may take to come."""
 
 
 @contextmanager
@@ -71,9 +74,11 @@ async def measure(loaded: LoadedModel, home: Path, turns: int, tokens: int) -> d
             report = (await talk.send(text(turn, tokens if turn == 0 else 60))).report
             after = time.perf_counter() - began
             rows.append({"turn": turn + 1, "after_s": after, "class": report.reuse_class, "reason": report.reason})
+            print(rows[-1], file=sys.stderr)
         reused = next((row for row in rows[1:] if row["class"] != "cold"), None)
         if llm._remeasurer is not None:
-            await llm._remeasurer.settle()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(llm._remeasurer.settle(), HEALING_SECONDS)
         last = {**measured(llm), "after_s": time.perf_counter() - began}
     return {"first": first, "turns": rows, "first_reused": reused, "last": last}
 
