@@ -1,9 +1,9 @@
-"""Whether a computation had the machine to itself: how long this process's threads waited for a processor meanwhile."""
+"""Whether a computation had the machine to itself: how long threads waited for a processor meanwhile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -26,7 +26,8 @@ class Timed(Generic[T_co]):
     Attributes:
         result: What it gave.
         seconds: How long it took.
-        delayed: Seconds that threads of this process waited for a processor, over its own; 0.0 on a quiet machine.
+        delayed: Seconds that a thread of this process waited for a processor, the most delayed one, over those of the
+            computation; 0.0 on a quiet machine.
     """
 
     result: T_co
@@ -54,27 +55,27 @@ def timed(call: Callable[[], T], device: torch.device, all_threads: bool = False
     seconds = max(time.perf_counter() - start, 1e-9)
     own = time.thread_time() - own
     after = _waited_seconds(all_threads)
-    if before is not None and after is not None:
-        return Timed(result, seconds, max(0.0, after - before) / seconds)
+    if after:
+        # Threads of a layer wait for the slowest of them.
+        return Timed(result, seconds, max(after[each] - before.get(each, 0.0) for each in after) / seconds)
     # Nobody counts here: what this thread did not run it waited, for a processor or for threads that did.
     return Timed(result, seconds, 0.0 if device.type == "cuda" else max(0.0, 1.0 - own / seconds))
 
 
-def _waited_seconds(all_threads: bool) -> float | None:
-    """Seconds that threads of this process have been ready to run and had no processor; None where nobody counts.
+def _waited_seconds(all_threads: bool) -> dict[str, float]:
+    """Seconds that each thread has been ready to run and had no processor; empty where nobody counts.
 
-    Linux counts them for each thread: the second figure of `schedstat`, in nanoseconds; the third one is how often the
-    thread ran (Documentation/scheduler/sched-stats.rst).
+    Linux counts them: the second figure of a thread's `schedstat`, in nanoseconds; the third one is how often it ran
+    (Documentation/scheduler/sched-stats.rst).
     """
-    waited = ran = 0
-    tasks: Iterable[Path] = TASKS.iterdir() if all_threads else (THREAD,)
+    waited, ran = {}, 0
     try:
-        for task in tasks:
+        for task in TASKS.iterdir() if all_threads else (THREAD,):
             try:
                 figures = (task / "schedstat").read_bytes().split()
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
-            waited, ran = waited + int(figures[1]), ran + int(figures[2])
+            waited[task.name], ran = int(figures[1]) / 1e9, ran + int(figures[2])
     except (OSError, ValueError, IndexError):
-        return None
-    return waited / 1e9 if ran else None
+        return {}
+    return waited if ran else {}

@@ -133,7 +133,7 @@ class Measurement:
         at: When they were measured, in seconds since the epoch.
         rounds: Repetitions of each pass.
         spread: How many times as long as its fastest repetition a pass took, the median one, at the worst pass.
-        delayed: Seconds that threads waited for a processor, over those of all passes.
+        delayed: Seconds that the most delayed thread waited for a processor, over those of all passes.
         load: The machine's load over the last minute, a processor; None where it is not told.
         disk_bytes_per_second: What loads from disk gave; None before the first.
         colds: Full prefills that were not disturbed: tokens and seconds, oldest first.

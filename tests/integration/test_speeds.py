@@ -35,7 +35,7 @@ BUSY = Measurement(tiny.COLD_WINS, at=1.0, delayed=1.2, spread=8.0)
 @pytest.fixture
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else runs here, measuring finds the machine quiet."""
-    monkeypatch.setattr(delays, "_waited_seconds", lambda _: 0.0)
+    monkeypatch.setattr(delays, "_waited_seconds", lambda _: {"thread": 0.0})
     monkeypatch.setattr(speeds, "MOST_SPREAD", 1e9)
 
 
@@ -129,7 +129,7 @@ async def test_a_busy_machine_is_left_alone_for_a_while(
     open_llm: OpenLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10**9))
-    monkeypatch.setattr(delays, "_waited_seconds", lambda _: float(next(ticks)))
+    monkeypatch.setattr(delays, "_waited_seconds", lambda _: {"thread": float(next(ticks))})
     monkeypatch.setattr(remeasure, "AGAIN_SECONDS", 1000.0)
     seen: list[str] = []
     added = measure.Measuring.add

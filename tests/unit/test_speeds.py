@@ -115,7 +115,7 @@ def test_measuring_a_model_gives_times_and_quality(monkeypatch: pytest.MonkeyPat
     assert abs(found.at - time.time()) < 60
     assert found.speeds.row_seconds >= found.speeds.cold_row_seconds > 0
     waited = itertools.count()
-    monkeypatch.setattr(delays, "_waited_seconds", lambda _: float(next(waited)))
+    monkeypatch.setattr(delays, "_waited_seconds", lambda _: {"thread": float(next(waited))})
     busy = measure(rows, 512)
     assert busy.disturbed
     assert busy.quality == "disturbed"
@@ -124,7 +124,7 @@ def test_measuring_a_model_gives_times_and_quality(monkeypatch: pytest.MonkeyPat
 
 def test_a_computation_that_shares_its_processor_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the kernel's figures: a thread that slept half its time did not run."""
-    monkeypatch.setattr(delays, "_waited_seconds", lambda _: None)
+    monkeypatch.setattr(delays, "_waited_seconds", lambda _: {})
     cpu = torch.device("cpu")
     assert timed(lambda: time.sleep(0.05), cpu).disturbed
     spent = timed(lambda: sum(i * i for i in range(200_000)), cpu)
