@@ -214,6 +214,31 @@ async def test_a_caller_who_waited_elsewhere_counts_from_there(open_llm: OpenLLM
     assert report.ttft_seconds >= 0.3
 
 
+async def test_the_servers_queue_counts(open_llm: OpenLLM) -> None:
+    """Three clients where one request at a time is worked on: each feels the ones before it."""
+    llm = await open_llm(max_new_tokens=20)
+    model = {"model": "tiny-llama", "stream": True}
+
+    async def client(http: httpx.AsyncClient, seed: int) -> tuple[float, dict[str, Any]]:
+        began, first, report = time.perf_counter(), 0.0, {}
+        body = {**model, "messages": [tiny.user(tiny.words(200, seed=seed))]}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                event = json.loads(line[6:]) if line.startswith("data: {") else {}
+                if not first and any(choice["delta"].get("content") for choice in event.get("choices", ())):
+                    first = time.perf_counter() - began
+                report = event.get("semshare", report)
+        return first, report
+
+    async with serving(llm, running=1, queue=4) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        model["model"] = (await http.get("/v1/models")).json()["data"][0]["id"]
+        seen = await asyncio.gather(*(client(http, seed) for seed in range(3)))
+    for felt_seconds, report in seen:
+        assert report["ttft_seconds"] == pytest.approx(felt_seconds, rel=0.05, abs=0.1)
+    in_order = sorted(report["ttft_seconds"] for _, report in seen)
+    assert in_order[2] > 1.5 * in_order[0]
+
+
 async def test_first_pieces_and_not_first_tokens_count(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text that a stop string may begin in is held back, and the caller has nothing meanwhile."""
     llm = await open_llm(max_new_tokens=6)
