@@ -14,13 +14,16 @@ import httpx2 as httpx
 import pytest
 from typer.testing import CliRunner
 
-from semshare_agents import remeasure
+from semshare_agents import doctor, remeasure
 from semshare_agents.cli.main import app
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe import delays
 from semshare_agents.observe.clock import Clock
+from semshare_agents.observe.export import exported
+from semshare_agents.observe.reuse_map import turn_map
 from semshare_agents.reuse import measure, speeds
 from semshare_agents.reuse.speeds import Measurement, keep, kept, path_of
+from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
 from semshare_agents.store.packing import Packed
 from tests import tiny
@@ -304,6 +307,20 @@ async def test_nobody_knows_what_was_saved_without_a_measured_prefill(open_llm: 
     assert (await llm.turns.registry.savings())["exact"]["unknown"] == 1
 
 
+async def test_turns_of_earlier_versions_are_shown_without_savings(open_llm: OpenLLM) -> None:
+    llm = await open_llm()
+    reply = await llm.generate([tiny.user(tiny.words(10, seed=1))])
+    assert reply.report.turn_id is not None
+    found = await llm.turns.registry.turn(reply.report.turn_id)
+    assert found is not None
+    row, tokens = found
+    report = json.loads(row.report)
+    assert "of that waiting" in exported(turn_map(row, tokens, None))
+    del report["saved"], report["stages_seconds"]["wait"]
+    old = replace(row, report=json.dumps(report))
+    assert "unknown" in exported(turn_map(old, tokens, None))
+
+
 def run(*words: str | Path) -> str:
     result = CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, (result.output, result.exception)
@@ -328,3 +345,26 @@ def test_the_speeds_command_shows_and_measures(tmp_path: Path) -> None:
     (later,) = json.loads(run("speeds", "--json", "--home", home))
     assert later["at"] > row["at"]
     assert later["colds"] >= row["colds"]
+
+
+def test_doctor_says_how_far_speeds_can_be_trusted(tmp_path: Path) -> None:
+    loaded, settings = tiny.loaded("llama"), load_settings(home=tmp_path)
+    rows = loaded.support.rows
+    assert rows is not None
+
+    def checked(measurement: Measurement) -> doctor.Check:
+        keep(path_of(tmp_path, loaded.fingerprint), measure.setting_of(rows), measurement)
+        return doctor._measured(settings, loaded)
+
+    assert "not measured yet" in doctor._measured(settings, loaded).found
+    known = {"token_bytes": rows.token_bytes, "context_tokens": loaded.context_tokens}
+    busy = checked(replace(BUSY, at=1e9, **known))
+    assert busy.state is doctor.State.WARNING
+    assert "disturbed" in busy.found
+    assert "semshare speeds --measure" in busy.advice
+    never = checked(Measurement(tiny.COLD_WINS, at=1.1e9, **known))
+    assert never.state is doctor.State.WARNING
+    assert "never reused" in never.found
+    fine = checked(Measurement(tiny.REUSE_WINS, at=1.2e9, **known))
+    assert fine.state is doctor.State.OK
+    assert "tokens on" in fine.found
