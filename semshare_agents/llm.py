@@ -168,6 +168,8 @@ class SemShareLLM:
                 0.0 if settings.look_late and settings.retention != "off" else settings.look_share,
                 settings.look_late,
                 settings.min_gain,
+                # Hurrying needs the whole KV too, and who says how much a step repairs means it.
+                may_hurry=settings.retention == "off" and settings.repair_rows is None,
             ),
             block_tokens=settings.block_tokens,
             similarity_threshold=settings.similarity_threshold,

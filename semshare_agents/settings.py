@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.values import FAST, Fidelity, Reuse
+from semshare_agents.values import AUTO, Fidelity, Reuse
 
 GIB = 1024**3
 
@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     block_tokens: int = Field(64, ge=8, le=1024, description="tokens of a block")
 
     reuse: Reuse = Field(Reuse.MOVED, description="loosest kind of reuse: off, exact, moved or semantic")
-    fidelity: Fidelity = Field(FAST, description="drift a turn may have: strict, balanced, fast, or a mean KL in nats")
+    fidelity: Fidelity = Field(
+        AUTO, description="drift a turn may have: auto, strict, balanced, fast, or a mean KL in nats"
+    )
     strategy: str = Field("question", description="how semantic rows to recompute are chosen")
     matching: str = Field("path", description="how reworded tokens are matched: path, nearest or position-free")
     semantic_share: Share = Field(0.03, description="share of semantically matched rows that is computed again")

@@ -47,7 +47,7 @@ from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_
 from semshare_agents.retain import Retention, TailWatch
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
-from semshare_agents.reuse.dial import plan_within
+from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
 from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, used_rows, without
@@ -318,10 +318,14 @@ class Turns:
 
         def plan_of(chosen: PlanSettings) -> Plan:
             plan = make_plan(alignment, chosen, self.strategy, cost, layers, self._only_on_disk)
-            return plan if plan.cold else replace(plan, drift_kl=self.calibration.bound_kl(features(alignment, plan)))
+            if plan.cold:
+                return plan
+            drift = self.calibration.bound_kl(features(alignment, plan))
+            return replace(plan, drift_kl=drift * approximate_share(alignment, plan, request.sampling.max_new_tokens))
 
         with clock.stage("plan"):
-            plan = await threads.work(plan_within, request.fidelity, settings, plan_of)
+            semantic = bool((alignment.kind == Kind.SEMANTIC).any())
+            plan = await threads.work(plan_within, request.fidelity, semantic, settings, plan_of)
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
@@ -393,7 +397,7 @@ class Turns:
         layers = gathering_layers(self.model.model.config.get_text_config().num_hidden_layers)
         watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
-        run.semantic = bool((alignment.kind == Kind.SEMANTIC).any())
+        run.semantic, run.hurried = bool((alignment.kind == Kind.SEMANTIC).any()), plan.hurried
         prefill = partial(run.prefill, prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
         took = timed(prefill, self.model.model.device)
         logits = took.result

@@ -49,14 +49,16 @@ class Fidelity:
     """How far a turn's answer may drift from a cold run's.
 
     Attributes:
-        word: `strict`, `balanced`, `fast`, or empty for a target in numbers.
+        word: `auto`, `strict`, `balanced`, `fast`, or empty for a target in numbers.
         target_kl: Mean KL to the cold run that the plan has to keep, in nats; None for no target.
     """
 
     word: str
     target_kl: float | None = None
 
-    TARGETS: ClassVar[Mapping[str, float | None]] = {"strict": 0.02, "balanced": 0.1, "fast": None}
+    TARGETS: ClassVar[Mapping[str, float | None]] = {"auto": None, "strict": 0.02, "balanced": 0.1, "fast": None}
+    MOVED_KL: ClassVar[float] = 0.05
+    """What `auto` keeps where no semantic match is used: moved text is the default and nobody asked for its drift."""
 
     @classmethod
     def parse(cls, value: object) -> Fidelity:
@@ -79,9 +81,19 @@ class Fidelity:
             )
         return cls("", target)
 
+    def target_of(self, semantic: bool) -> float | None:
+        """The mean KL that a turn has to keep, in nats; None for no target.
+
+        Args:
+            semantic: Whether the turn has semantic matches, which a caller has to ask for.
+        """
+        return self.MOVED_KL if self.word == "auto" and not semantic else self.target_kl
+
     @property
     def like(self) -> str:
         """The word whose protection of facts goes with it."""
+        if self.word == "auto":
+            return "fast"
         if self.word or self.target_kl is None:
             return self.word
         balanced = self.TARGETS["balanced"]
@@ -92,6 +104,8 @@ class Fidelity:
         return self.word or f"a mean KL of {self.target_kl:g}"
 
 
+AUTO = Fidelity("auto")
+"""A ceiling for what nobody asked for: moved text. Semantic matches have no target."""
 FAST = Fidelity("fast")
 """No target: speed first."""
 
@@ -251,6 +265,7 @@ class Plan:
         check_layer: Layer at which deviation is measured; -1 for none.
         required: Rows computed in every layer; equals `rows` for a static plan.
         looks: What is computed besides, as the prompt's end attends to it.
+        hurried: Whether the answer's first tokens carry all that is left, until the turn is exact.
         drift_kl: Mean KL to a cold run that the turn is predicted to keep, in nats.
     """
 
@@ -263,6 +278,7 @@ class Plan:
     check_layer: int = -1
     required: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     looks: tuple[Look, ...] = ()
+    hurried: bool = False
     drift_kl: float = 0.0
 
 

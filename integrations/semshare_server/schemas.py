@@ -105,7 +105,7 @@ class ReuseOptions(Strict):
 
     session: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
     reuse: Literal["off", "exact", "moved", "semantic"] | None = None
-    fidelity: Literal["strict", "balanced", "fast"] | Annotated[float, Field(gt=0)] | None = None
+    fidelity: Literal["auto", "strict", "balanced", "fast"] | Annotated[float, Field(gt=0)] | None = None
     store: bool = True
 
 

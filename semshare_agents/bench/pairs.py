@@ -26,7 +26,7 @@ from semshare_agents.model.tokenise import clean_messages, tokenise
 from semshare_agents.request import Request
 from semshare_agents.settings import Settings
 from semshare_agents.turn import Turns
-from semshare_agents.values import FAST, Fidelity, Ints, Reuse, Sampling
+from semshare_agents.values import AUTO, Fidelity, Ints, Reuse, Sampling
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PairsOptions:
     max_new_tokens: int = 32
     repeat: int = 1
     baseline: bool = False
-    fidelity: Fidelity = FAST
+    fidelity: Fidelity = AUTO
 
 
 def read_pairs(path: Path, kinds: Sequence[str] = (), limit: int | None = None) -> list[dict[str, Any]]:
@@ -248,16 +248,17 @@ SUMMED = (
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians and means of each kind, how often each class occurred, and what became of edited facts."""
+    """Medians, means and worst drift of each kind and of all, how often each class occurred, what became of facts."""
     summary: dict[str, Any] = {}
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        mine = [row for row in rows if row["kind"] == kind]
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in rows)}
+    for kind, mine in {**kinds, **({"all": list(rows)} if len(kinds) > 1 else {})}.items():
         keys = [key for key in SUMMED if key in mine[0]]
         summary[kind] = {
             "pairs": len(mine),
             "classes": {c: sum(r["class"] == c for r in mine) for c in dict.fromkeys(r["class"] for r in mine)},
             "median": {key: median(row[key] for row in mine) for key in keys},
             "mean": {key: mean(row[key] for row in mine) for key in keys},
+            "worst": {"kl_mean": max(row["kl_mean"] for row in mine)},
         }
         if facts := count_facts(mine):
             summary[kind]["facts"] = facts

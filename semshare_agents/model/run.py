@@ -58,6 +58,8 @@ class RowRun(Run):
         """Length of the prefix whose KV equals a cold run's: the exact frontier."""
         self.semantic = False
         """Whether some of the KV is that of text which says much the same."""
+        self.hurried = False
+        """Whether steps carry as many rows behind the frontier as they may, until the turn is exact."""
         self.late: Ints = np.zeros(0, np.int64)
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
@@ -118,13 +120,14 @@ class RowRun(Run):
 
         Args:
             token: The token.
-            repair_rows: Most rows behind the frontier computed besides the token's own.
+            repair_rows: Most rows behind the frontier computed besides the token's own; a hurried run takes more.
 
         Returns:
             The token's logits `(vocabulary,)`.
         """
         self._tokens[self.length] = token
         late, self.late = self.late[:LATE_STEP_ROWS], self.late[LATE_STEP_ROWS:]
+        repair_rows = LATE_STEP_ROWS if self.hurried else repair_rows
         reached = min(self.exact + (0 if len(late) else repair_rows), self.length)
         rows = np.concatenate((late, np.arange(self.exact, reached), [self.length]))
         out = self.forward(self._tokens[rows], rows)

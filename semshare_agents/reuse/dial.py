@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from semshare_agents.reuse.plan import PlanSettings, cold_plan
-from semshare_agents.values import Fidelity, Plan
+from semshare_agents.model.run import LATE_STEP_ROWS
+from semshare_agents.observe.report import exact_frontier
+from semshare_agents.reuse.plan import PlanSettings
+from semshare_agents.values import AUTO, Alignment, Fidelity, Plan
 
 SEMANTIC_SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """Shares of semantic rows tried one after the other; 1.0 leaves exact and moved reuse."""
-LOOK_SHARES = (0.04, 0.1, 0.25)
-"""Shares of a second pass over moved text, tried once semantic rows are all computed."""
+MOVED_SHARES = (0.03, 0.1, 0.25, 0.5, 1.0)
+"""Shares of moved rows tried once semantic rows are all computed; 1.0 leaves exact reuse, which does not drift."""
+ANSWER_TOKENS = 32
+"""Drift is a mean over so many tokens of an answer, or over all that it may have."""
 
 
-def rungs(settings: PlanSettings) -> Iterator[PlanSettings]:
-    """Settings that spend more and more rows, beginning with the given ones."""
-    yield settings
-    for share in SEMANTIC_SHARES:
+def rungs(settings: PlanSettings, fidelity: Fidelity, semantic: bool) -> Iterator[PlanSettings]:
+    """Settings that spend more and more rows.
+
+    A target of one's own has to be kept from the first token on. The ceiling of `auto` is kept over the answer: before
+    more is computed in front of the first token, the rest is computed beside the next ones.
+
+    Args:
+        settings: Where to begin.
+        fidelity: What the caller accepts.
+        semantic: Whether there are semantic matches to spend rows on.
+    """
+    for share in SEMANTIC_SHARES if semantic else ():
         if share > settings.semantic_share:
             yield replace(settings, semantic_share=share)
-    for share in LOOK_SHARES:
-        if share > settings.look_share or settings.look_late:
-            yield replace(settings, semantic_share=1.0, look_share=share, look_late=False)
+    hurried = settings.may_hurry and fidelity == AUTO
+    settings = replace(settings, semantic_share=1.0, hurried=hurried)
+    if hurried:
+        yield settings
+    for share in MOVED_SHARES:
+        yield replace(settings, moved_share=share)
 
 
-def plan_within(fidelity: Fidelity, settings: PlanSettings, plan_of: Callable[[PlanSettings], Plan]) -> Plan:
-    """The cheapest plan whose predicted drift is within the target; a cold one where there is none.
+def approximate_share(alignment: Alignment, plan: Plan, answer_tokens: int) -> float:
+    """Share of an answer that is decoded before its turn is exact, as far as that is planned.
+
+    Args:
+        alignment: Where the KV comes from.
+        plan: What is computed.
+        answer_tokens: How long the answer may be.
+    """
+    if not plan.hurried:
+        return 1.0
+    steps = math.ceil((len(alignment) - exact_frontier(alignment, plan)) / LATE_STEP_ROWS)
+    return min(1.0, steps / max(1, min(ANSWER_TOKENS, answer_tokens)))
+
+
+def plan_within(
+    fidelity: Fidelity, semantic: bool, settings: PlanSettings, plan_of: Callable[[PlanSettings], Plan]
+) -> Plan:
+    """The cheapest plan whose predicted drift is within the target; at last one that reuses exact text alone.
 
     Args:
         fidelity: What the caller accepts.
+        semantic: Whether there are semantic matches.
         settings: Where to begin.
         plan_of: Makes a plan with its `drift_kl`.
     """
-    if fidelity.target_kl is None:
-        return plan_of(settings)
-    before = -1.0
-    for rung in rungs(settings):
-        plan = plan_of(rung)
-        if plan.cold or plan.drift_kl <= fidelity.target_kl:
-            return plan
-        if plan.drift_kl == before and rung.look_share != settings.look_share:
+    target = fidelity.target_of(semantic)
+    first = plan = plan_of(settings)
+    exact_only = False
+    for rung in rungs(settings, fidelity, semantic):
+        if target is None or plan.cold or plan.drift_kl <= target:
             break
-        before = plan.drift_kl
-    seconds = plan.predicted_cold_seconds
-    reason = f"the drift is predicted at up to {plan.drift_kl:.2g} nats, more than {fidelity} allows"
-    return cold_plan(int(plan.rows[-1]) + 1, reason, seconds)
+        plan, exact_only = plan_of(rung), rung.moved_share == 1.0
+    if first.cold or not (plan.cold or exact_only):
+        return plan
+    much = f"the drift is predicted at up to {first.drift_kl:.2g} nats, more than {fidelity} allows"
+    less = "computing more is no quicker than a cold prefill" if plan.cold else "only exact text is reused"
+    return replace(plan, reason=f"{much}: {less}")

@@ -21,13 +21,23 @@ LEAST_LOOK_ROWS = 32
 
 def unseen_tokens(alignment: Alignment, start: int) -> int:
     """How many tokens before a moved span its KV never saw in its donor."""
+    return start - _seen_tokens(alignment, start)
+
+
+def gone_tokens(alignment: Alignment, start: int) -> int:
+    """How many tokens a moved span's KV saw in its donor that do not precede it here."""
+    return max(0, int(alignment.source[start]) - _seen_tokens(alignment, start))
+
+
+def _seen_tokens(alignment: Alignment, start: int) -> int:
+    """How many of the tokens before a moved span its KV saw in its donor."""
     donor, source = alignment.donor[start], alignment.source[start]
     before = slice(0, start)
     theirs = alignment.donors[donor].tokens
     prefix = int(((alignment.kind[before] == Kind.EXACT) & _same_place(alignment, donor, start)).sum())
     seen = (alignment.donor[before] == donor) & (alignment.source[before] < source)
     seen &= alignment.kind[before] != Kind.EXACT
-    return start - min(prefix, len(theirs)) - int(seen.sum())
+    return min(prefix, len(theirs)) + int(seen.sum())
 
 
 def _same_place(alignment: Alignment, donor: int, start: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -60,8 +70,25 @@ def look_at_moved(alignment: Alignment, share: float, required: Ints) -> Look | 
                 parts.append(np.arange(start, end))
     if round(budget) < LEAST_LOOK_ROWS:
         return None
+    return _among(parts, required, round(budget))
+
+
+def look_among_moved(alignment: Alignment, share: float, required: Ints) -> Look | None:
+    """A look at all moved rows, of which a share is computed; None where there are none but required ones.
+
+    Args:
+        alignment: Where the KV comes from.
+        share: Rows to compute, of those that are not required.
+        required: Rows that are computed anyway.
+    """
+    moved = np.flatnonzero(alignment.kind == Kind.MOVED)
+    left = len(np.setdiff1d(moved, required))
+    return _among([moved], required, max(1, round(share * left))) if left else None
+
+
+def _among(parts: Sequence[Ints], required: Ints, budget: int) -> Look:
     rows = np.setdiff1d(np.concatenate(parts), required)
-    return Look(rows, np.ones(len(rows), np.float32), min(round(budget), len(rows)))
+    return Look(rows, np.ones(len(rows), np.float32), min(budget, len(rows)))
 
 
 def viewers(rows: Ints, tokens: int) -> int:

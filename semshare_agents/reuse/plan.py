@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.reuse.cost import CostModel
-from semshare_agents.reuse.look import VIEWERS, look_at_moved
+from semshare_agents.reuse.look import VIEWERS, look_among_moved, look_at_moved
 from semshare_agents.reuse.strategies import Candidates, Choice, SelectionStrategy
 from semshare_agents.values import Alignment, Ints, Kind, Look, Plan
 
@@ -33,6 +33,12 @@ class PlanSettings:
     look_share: float
     look_late: bool
     min_gain: float
+    moved_share: float = 0.0
+    """Share of moved rows computed before the first token, as a look chooses; with 1 only exact text is reused."""
+    may_hurry: bool = True
+    """Whether the answer's first tokens may carry what is left, until the turn is exact."""
+    hurried: bool = False
+    """Whether they do."""
 
 
 def cold_plan(tokens: int, reason: str, predicted_seconds: float = 0.0) -> Plan:
@@ -71,6 +77,8 @@ def make_plan(
     if not (alignment.kind != Kind.COMPUTED).any():
         return cold_plan(tokens, _nothing_found(alignment), cold_seconds)
     required = required_rows(alignment, settings.head_tokens, settings.tail_tokens)
+    if settings.moved_share >= 1.0:
+        required |= alignment.kind == Kind.MOVED
     free = np.flatnonzero((alignment.kind == Kind.SEMANTIC) & ~required)
     asked = alignment.asked if len(alignment.asked) else np.zeros(tokens, np.float32)
     candidates = Candidates(free, alignment.distance[free], asked[free])
@@ -78,10 +86,11 @@ def make_plan(
     wanted = required.copy()
     wanted[choice.rows] = True
     rows = np.flatnonzero(wanted)
+    if len(rows) == tokens and not choice.layer_shares:
+        return cold_plan(tokens, alignment.refused, cold_seconds)
     loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
     share = layer_share(choice, len(candidates), len(rows), layers)
-    look = look_at_moved(alignment, settings.look_share, rows) if settings.look_share > 0 else None
-    looks = () if look is None else (replace(look, late=settings.look_late),)
+    looks = _looks(alignment, settings, rows)
     seconds = cost.reuse_seconds(rows, share, int(loaded.sum()), _disk_tokens(alignment, loaded, on_disk))
     seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks if not look.late)
     if seconds * settings.min_gain > cold_seconds:
@@ -96,7 +105,19 @@ def make_plan(
         check_layer=choice.check_layer,
         required=np.flatnonzero(required),
         looks=looks,
+        hurried=settings.hurried,
     )
+
+
+def _looks(alignment: Alignment, settings: PlanSettings, rows: Ints) -> tuple[Look, ...]:
+    """What the prompt's end looks at, of a plan that computes `rows` anyway."""
+    if 0 < settings.moved_share < 1:
+        early = look_among_moved(alignment, settings.moved_share, rows)
+        return () if early is None else (early,)
+    if settings.hurried or settings.look_share <= 0:
+        return ()
+    look = look_at_moved(alignment, settings.look_share, rows)
+    return () if look is None else (replace(look, late=settings.look_late),)
 
 
 def _typical(look: Look, tokens: int) -> Ints:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from semshare_agents.bench.calibrate import SHARES
 from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
 from semshare_agents.options import request_of
 from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
-from semshare_agents.values import Kind
+from semshare_agents.values import Ints, Kind
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import system, user
@@ -26,8 +30,8 @@ BODY = user(" ".join(STORY[:4]))
 runner = CliRunner(env={"COLUMNS": "200"})
 
 
-async def test_a_target_is_kept_or_the_turn_runs_cold(open_llm: OpenLLM) -> None:
-    llm = await open_llm()
+async def test_a_target_is_kept_or_only_exact_text_is_reused(open_llm: OpenLLM) -> None:
+    llm = await open_llm(fidelity="fast")
     await llm.generate([system("be brief"), BODY])
     changed = [system("answer at length, with care"), BODY]
     fast = await llm.generate(changed, store=False)
@@ -35,11 +39,62 @@ async def test_a_target_is_kept_or_the_turn_runs_cold(open_llm: OpenLLM) -> None
     assert fast.report.drift_kl > 0
     within = await llm.generate(changed, store=False, fidelity=2 * fast.report.drift_kl)
     assert within.report.rows_share == fast.report.rows_share
+    cold = await llm.generate(changed, store=False, reuse="off")
     for fidelity in (1e-9, "1e-9"):
-        cold = await llm.generate(changed, store=False, fidelity=fidelity)
-        assert cold.report.reuse_class == "cold"
-        assert "more than a mean KL of 1e-09 allows" in cold.report.reason
-        assert cold.report.drift_kl == 0
+        exact = await llm.generate(changed, store=False, fidelity=fidelity)
+        assert exact.report.reuse_class in ("cold", "exact")
+        assert "more than a mean KL of 1e-09 allows" in exact.report.reason
+        assert exact.report.drift_kl == 0
+        assert exact.tokens == cold.tokens
+
+
+@pytest.mark.parametrize("fidelity", ["auto", "fast"])
+async def test_by_default_short_prompts_are_exact_within_a_few_tokens(open_llm: OpenLLM, fidelity: str) -> None:
+    """Whatever the predictor thinks of it: a ceiling that nothing keeps makes the first tokens carry what is left."""
+    llm = await open_llm(repair_idle=False, repair_rows=None, repair_slowdown=0.0, fidelity=fidelity)
+    await llm.generate([system("be brief"), BODY])
+    changed = [system("answer at length, with care"), BODY]
+    cold = await llm.generate(changed, store=False, reuse="off", max_new_tokens=12)
+    llm.turns.calibration = Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0)
+    request = request_of(llm.settings, changed, {"max_new_tokens": 32})
+    prefilled = await llm.turns.prefill(request)
+    run = prefilled.run
+    try:
+        assert prefilled.report.reuse_class == "moved"
+        assert isinstance(run, RowRun)
+        assert prefilled.plan.hurried == (fidelity == "auto")
+        before = run.exact
+        steps = -(-(run.length - before) // LATE_STEP_ROWS)
+        logits = prefilled.logits
+        for token in cold.tokens[: steps + 1]:
+            logits = llm.turns.step(run, int(token))
+        assert (run.exact == run.length) == (fidelity == "auto")
+        if fidelity == "auto":
+            stock = await stock_logits(llm, prefilled.prompt, cold.tokens[: steps + 1])
+            assert float((logits - stock).abs().max()) < 1e-4
+    finally:
+        run.close()
+
+
+async def stock_logits(llm: SemShareLLM, prompt: Ints, tokens: Sequence[int]) -> torch.Tensor:
+    """The last row of the stock model over prompt and tokens, shape `(vocabulary,)`."""
+    ids = torch.as_tensor([*prompt.tolist(), *tokens])[None]
+    rows = llm.turns.model.support.rows
+    assert rows is not None
+    with rows.stock(), torch.inference_mode():
+        out: torch.Tensor = llm.turns.model.model(input_ids=ids).logits[0, -1]
+    return out
+
+
+@pytest.mark.parametrize("settings", [{"retention": "constant"}, {"repair_rows": 0}])
+async def test_who_says_how_much_is_repaired_is_not_hurried(open_llm: OpenLLM, settings: dict[str, Any]) -> None:
+    llm = await open_llm(**settings)
+    llm.turns.calibration = Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0)
+    await llm.generate([system("be brief"), BODY])
+    prefilled = await llm.turns.prefill(request_of(llm.settings, [system("answer with care"), BODY], {}))
+    prefilled.run.close()
+    assert not prefilled.plan.hurried
+    assert prefilled.plan.drift_kl <= 0.05
 
 
 async def test_a_tighter_target_computes_more_semantic_rows(open_llm: OpenLLM) -> None:
@@ -82,7 +137,8 @@ async def test_wrong_fidelities_are_refused_per_call(open_llm: OpenLLM, fidelity
 
 
 async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
-    plain, looking = await open_llm(look_share=0.0), await open_llm(look_share=0.3, look_late=False)
+    plain = await open_llm(look_share=0.0, fidelity="fast")
+    looking = await open_llm(look_share=0.3, look_late=False, fidelity="fast")
     swapped = [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))]
     shares, tokens = [], []
     for llm in (plain, looking):
@@ -97,7 +153,7 @@ async def test_swapped_halves_are_looked_at(open_llm: OpenLLM) -> None:
 
 
 async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> None:
-    llm = await open_llm(look_share=0.3, repair_rows=0)
+    llm = await open_llm(look_share=0.3, repair_rows=0, fidelity="fast")
     await llm.generate([system("be brief"), BODY])
     request = request_of(llm.settings, [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))], {})
     prefilled = await llm.turns.prefill(request)
@@ -123,7 +179,10 @@ async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> Non
 
 async def test_a_calibration_of_another_model_is_refused(open_llm: OpenLLM, tmp_path: Path) -> None:
     model = tiny.loaded("llama")
-    save(Calibration("f" * 64, (1.0,) * 5, 2.0, 30), calibration_path(tmp_path / "home", model.fingerprint))
+    save(
+        Calibration("f" * 64, (1.0,) * len(drift.FEATURES), 2.0, 30),
+        calibration_path(tmp_path / "home", model.fingerprint),
+    )
     with pytest.raises(CalibrationError, match="another model"):
         await open_llm(model)
 

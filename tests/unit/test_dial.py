@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from semshare_agents.errors import CalibrationError, ConfigurationError
+from semshare_agents.request import Request
 from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import (
     COVERAGE,
     DEFAULTS,
     FEATURES,
+    FORMAT,
     Calibration,
     calibration_for,
     calibration_path,
@@ -29,13 +31,16 @@ from semshare_agents.reuse.drift import (
 from semshare_agents.reuse.look import (
     gathered,
     gathering_layers,
+    gone_tokens,
+    look_among_moved,
     look_at_moved,
     seen_rows,
     unseen_tokens,
     viewers,
 )
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
-from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan
+from semshare_agents.settings import load_settings
+from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan, Reuse, Sampling
 
 SETTINGS = PlanSettings(
     head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, look_late=False, min_gain=1.0
@@ -61,11 +66,28 @@ def test_only_text_that_follows_unknown_text_lacks_something() -> None:
     alignment = swapped()
     assert unseen_tokens(alignment, 10) == 0
     assert unseen_tokens(alignment, 110) == 100
+    assert gone_tokens(alignment, 10) == 100
+    assert gone_tokens(alignment, 110) == 0
     look = look_at_moved(alignment, 0.5, np.arange(110, 120))
     assert look is not None
     assert look.rows == 50
     assert look.candidates.tolist() == list(range(120, 210))
     assert look_at_moved(alignment, 0.01, np.arange(0)) is None
+    among = look_among_moved(alignment, 0.25, np.arange(110, 150))
+    assert among is not None
+    assert among.candidates.tolist() == [*range(10, 110), *range(150, 210)]
+    assert among.rows == 40
+    assert look_among_moved(alignment, 0.5, np.arange(230)) is None
+
+
+def test_text_that_was_dropped_is_gone_and_all_that_is_here_was_seen() -> None:
+    base = Alignment.empty(60)
+    base.kind[:10], base.donor[:10], base.source[:10] = Kind.EXACT, 0, np.arange(10)
+    base.kind[10:50], base.donor[10:50], base.source[10:50] = Kind.MOVED, 0, np.arange(40, 80)
+    dropped = replace(base, donors=(donor(1, 80),))
+    assert (unseen_tokens(dropped, 10), gone_tokens(dropped, 10)) == (0, 30)
+    found = dict(zip(FEATURES, features(dropped, Plan(np.arange(50, 60), cold=False)).tolist(), strict=True))
+    assert (found["unseen"], found["gone"]) == (0, pytest.approx(30 / 60))
 
 
 def test_the_second_pass_takes_what_was_looked_at() -> None:
@@ -107,8 +129,8 @@ def test_features_count_what_is_not_computed() -> None:
 
 def synthetic(turns: int, noise: float) -> tuple[list[Floats], list[float], Floats]:
     rng = np.random.default_rng(3)
-    true = np.array([0.01, 0.05, 0.3, 0.6, 0.02])
-    x = [rng.random(5).astype(np.float32) * (rng.random(5) < 0.6) for _ in range(turns)]
+    true = np.array([0.01, 0.05, 0.04, 0.3, 0.6, 0.02])
+    x = [rng.random(6).astype(np.float32) * (rng.random(6) < 0.6) for _ in range(turns)]
     x = [v if v.any() else v + np.float32(0.1) for v in x]
     return x, [float(v @ true * np.exp(noise * rng.normal())) for v in x], true
 
@@ -126,21 +148,22 @@ def test_a_fit_finds_the_weights_and_keeps_its_margin() -> None:
 def test_calibrations_are_kept_and_checked(tmp_path: Path) -> None:
     path = calibration_path(tmp_path, "a" * 64)
     assert calibration_for(tmp_path, "a" * 64) is DEFAULTS
-    mine = Calibration("a" * 64, (1.0, 2.0, 3.0, 4.0, 5.0), 2.5, 40)
+    mine = Calibration("a" * 64, (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), 2.5, 40)
     save(mine, path)
     assert calibration_for(tmp_path, "a" * 64) == mine
     with pytest.raises(CalibrationError, match="another model"):
         read(path, "b" * 64)
     broken: list[Callable[[dict[str, Any]], Any]] = [
-        lambda raw: {**raw, "format": 99},
         lambda raw: {**raw, "weights": [1.0]},
         lambda raw: {k: v for k, v in raw.items() if k != "margin"},
         lambda raw: [],
     ]
     for damage in broken:
-        path.write_text(json.dumps(damage(json.loads(json.dumps({"format": 1, **vars(mine)})))))
+        path.write_text(json.dumps(damage(json.loads(json.dumps({"format": FORMAT, **vars(mine)})))))
         with pytest.raises(CalibrationError):
             read(path, "a" * 64)
+    path.write_text(json.dumps({"format": 1, **vars(mine)}))
+    assert read(path, "a" * 64) is DEFAULTS, "what an older version measured says nothing of today's features"
     with pytest.raises(CalibrationError, match="too few"):
         fit("m", *synthetic(5, 0.0)[:2])
 
@@ -155,7 +178,16 @@ def test_fidelities_are_words_or_numbers() -> None:
     assert Fidelity.parse("fast").target_kl is None
     assert Fidelity.parse("strict").target_kl < Fidelity.parse("balanced").target_kl  # type: ignore[operator]
     assert Fidelity.parse("0.05") == Fidelity.parse(0.05) == Fidelity("", 0.05)
-    assert [Fidelity.parse(v).like for v in ("strict", 0.001, 0.3, "fast")] == ["strict", "strict", "balanced", "fast"]
+    likes = [Fidelity.parse(v).like for v in ("strict", 0.001, 0.3, "fast", "auto")]
+    assert likes == ["strict", "strict", "balanced", "fast", "fast"]
+
+
+def test_nobody_who_did_not_ask_for_it_drifts_without_a_ceiling() -> None:
+    assert load_settings().fidelity == Fidelity.parse("auto") == Request([], "t", Reuse.MOVED, Sampling()).fidelity
+    assert Fidelity.parse("auto").target_of(semantic=False) == Fidelity.MOVED_KL
+    assert Fidelity.parse("auto").target_of(semantic=True) is None
+    assert Fidelity.parse("fast").target_of(semantic=False) is None
+    assert Fidelity.parse(0.2).target_of(semantic=False) == 0.2
 
 
 def test_the_dial_spends_no_more_than_it_must() -> None:
@@ -163,29 +195,44 @@ def test_the_dial_spends_no_more_than_it_must() -> None:
 
     def plan_of(settings: PlanSettings) -> Plan:
         tried.append(settings)
-        drift = 0.4 * (1 - settings.semantic_share) + 0.04 * (1 - settings.look_share)
+        drift = 0.4 * (1 - settings.semantic_share) + 0.04 * (1 - settings.moved_share)
         return Plan(np.arange(10), cold=False, drift_kl=drift, predicted_cold_seconds=3.0)
 
-    assert plan_within(Fidelity.parse("fast"), SETTINGS, plan_of).drift_kl > 0.4
-    assert len(tried) == 1
+    for word, semantic in (("fast", True), ("fast", False), ("auto", True)):
+        tried.clear()
+        assert plan_within(Fidelity.parse(word), semantic, SETTINGS, plan_of).drift_kl > 0.4
+        assert len(tried) == 1
     spent = []
     for target in (0.5, 0.3, 0.1, 0.039):
         tried.clear()
-        assert plan_within(Fidelity.parse(target), SETTINGS, plan_of).drift_kl <= target
+        assert plan_within(Fidelity.parse(target), True, SETTINGS, plan_of).drift_kl <= target
         *refused, taken = list(tried)
         assert all(plan_of(settings).drift_kl > target for settings in refused)
-        spent.append((taken.semantic_share, taken.look_share))
+        spent.append((taken.semantic_share, taken.moved_share))
     assert spent == sorted(set(spent))
     tried.clear()
-    plan_within(Fidelity.parse(1e-9), replace(SETTINGS, look_share=0.5, look_late=True), plan_of)
-    assert [s.look_late for s in tried if s.look_share != 0.5] == [False] * 3
-    cold = plan_within(Fidelity.parse(0.001), SETTINGS, plan_of)
-    assert cold.cold
-    assert cold.predicted_seconds == 3.0
-    assert "a mean KL of 0.001 allows" in cold.reason
-    assert len(cold.rows) == 10
+    exact = plan_within(Fidelity.parse(0.001), True, SETTINGS, plan_of)
+    assert tried[-1].moved_share == 1.0
+    assert not exact.cold
+    assert exact.reason == "the drift is predicted at up to 0.43 nats, more than a mean KL of 0.001 allows: " + (
+        "only exact text is reused"
+    )
+    tried.clear()
+    plan_within(Fidelity.parse("auto"), False, replace(SETTINGS, semantic_share=0.5), plan_of)
+    assert len({s.semantic_share for s in tried[1:]}) == 1, "there are no semantic matches to spend rows on"
+
+
+def test_a_plan_that_computes_more_than_a_cold_one_is_cold() -> None:
+    def plan_of(settings: PlanSettings) -> Plan:
+        if settings.moved_share > 0.1:
+            return cold_plan(7, "too dear", 1.0)
+        return Plan(np.arange(7), cold=False, drift_kl=0.4)
+
+    plan = plan_within(Fidelity.parse("auto"), False, SETTINGS, plan_of)
+    assert plan.cold
+    assert plan.reason.startswith("the drift is predicted at up to 0.4 nats, more than auto allows")
 
 
 def test_a_cold_plan_ends_the_search() -> None:
-    plan = plan_within(Fidelity.parse("strict"), SETTINGS, lambda _: cold_plan(7, "too dear", 1.0))
+    plan = plan_within(Fidelity.parse("strict"), False, SETTINGS, lambda _: cold_plan(7, "too dear", 1.0))
     assert plan.reason == "too dear"
