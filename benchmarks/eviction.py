@@ -15,7 +15,8 @@ from statistics import median
 from semshare_agents.bench.eviction import CLAIRVOYANT, Setup, all_bytes, simulate
 from semshare_agents.bench.traces import Mix, draw_trace
 from semshare_agents.cli.evict import DEFAULT_SPEEDS, TOKEN_BYTES
-from semshare_agents.reuse.cost import CostModel, Speeds
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.speeds import Speeds
 
 BASE = Mix(bursts=600)
 MIXES = {

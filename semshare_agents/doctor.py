@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +26,9 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry.tables import SCHEMA_VERSION
+from semshare_agents.reuse.cost import figures
+from semshare_agents.reuse.measure import setting_of
+from semshare_agents.reuse.speeds import kept, path_of
 from semshare_agents.sealing import OVERHEAD_BYTES, key_name, make_sealer
 from semshare_agents.settings import Settings, unknown_variables
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
@@ -89,6 +93,7 @@ async def examine(settings: Settings, model: bool = True) -> AsyncIterator[Check
         return
     for check in await asyncio.to_thread(_speeds, settings, loaded):
         yield check
+    yield await asyncio.to_thread(_measured, settings, loaded)
     yield await _self_test(settings, loaded)
 
 
@@ -272,6 +277,26 @@ def _speed(name: str, store: BlockStore, kv: torch.Tensor, fingerprint: str) -> 
     return Check(f"{name} tier", State.OK, found)
 
 
+def _measured(settings: Settings, loaded: LoadedModel) -> Check:
+    """The speeds that decide whether reuse pays: how old they are, how sure, and what they say."""
+    rows = loaded.support.rows
+    assert rows is not None
+    measurement = kept(path_of(settings.home, loaded.fingerprint), setting_of(rows))
+    if measurement is None:
+        return Check("speeds", State.OK, "not measured yet; the first start does it")
+    told = figures(measurement, settings.min_gain)
+    pays = told["break_even_tokens"]
+    when = datetime.fromtimestamp(measurement.at).strftime("%d %b %Y %H:%M")
+    says = "next turns are never reused" if pays is None else f"next turns are reused from {pays:,} tokens on"
+    found = f"measured {when}, {measurement.quality}; {says}"
+    if measurement.disturbed:
+        advice = "they are measured again in idle time; `semshare speeds --measure` does it now"
+        return Check("speeds", State.WARNING, found, advice)
+    if pays is None:
+        return Check("speeds", State.WARNING, found, "this model is as fast without a memory on this machine")
+    return Check("speeds", State.OK, found)
+
+
 TEST_TEXT = " ".join(f"Item {n} of the list lies in drawer {n * 7 % 31}." for n in range(12))
 
 
@@ -283,7 +308,13 @@ async def _self_test(settings: Settings, loaded: LoadedModel) -> Check:
         chosen = {name: getattr(settings, name) for name in ("kv_codec", "block_tokens", "device", "dtype")}
         try:
             async with SemShareLLM.open(
-                loaded=loaded, home=home, database_url=None, min_gain=1.0, max_new_tokens=8, **chosen
+                loaded=loaded,
+                home=home,
+                database_url=None,
+                min_gain=1.0,
+                max_new_tokens=8,
+                measure_idle=False,
+                **chosen,
             ) as llm:
                 cold = await llm.generate(messages, reuse="off")
                 await llm.flush()

@@ -26,15 +26,18 @@ from semshare_agents.evict import PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.options import request_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
+from semshare_agents.remeasure import Remeasurer
 from semshare_agents.remember import Kept, keep, make_durable, remember, settle_departures
 from semshare_agents.repair import Job, Repairer
 from semshare_agents.retain import Retention
-from semshare_agents.reuse.cost import CostModel, measured
+from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.drift import calibration_for
+from semshare_agents.reuse.measure import measured, setting_of
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.strategies import make_strategy
@@ -73,6 +76,7 @@ class SemShareLLM:
         self._turns: Turns | None = None
         self._repairer: Repairer | None = None
         self._guard: Guard | None = None
+        self._remeasurer: Remeasurer | None = None
         self._alive: IO[bytes] | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -137,7 +141,7 @@ class SemShareLLM:
                 model = self._given or await self._on_compute(self._load)
                 cost = await self._on_compute(self._measure, model)
                 if cost is not None:
-                    tiers.seconds = cost.block_seconds
+                    tiers.seconds, tiers.saw_disk = cost.block_seconds, cost.saw_disk
                 await hold_to_limits(registry, tiers, settings)
                 calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
             except BaseException:
@@ -180,6 +184,10 @@ class SemShareLLM:
         )
         if settings.repair_idle:
             self._repairer = Repairer(self._turns)
+        rows = model.support.rows
+        if cost is not None and rows is not None and settings.measure_idle:
+            self._remeasurer = Remeasurer(self._turns, cost, setting_of(rows), settings.home)
+            self._remeasurer.check()
         self._guard = Guard(
             self._turns,
             GuardSettings(settings.guard_share, settings.guard_kl, settings.guard_window, settings.guard_probe_turns),
@@ -215,14 +223,16 @@ class SemShareLLM:
         if rows is None:
             return None
         self._progress("measuring this machine's speed")
-        speeds = measured(rows, model.context_tokens, model.fingerprint, self.settings.home)
-        return CostModel(speeds, rows.token_bytes)
+        found = measured(rows, model.context_tokens, model.fingerprint, self.settings.home, model.name)
+        return CostModel(found, rows.token_bytes)
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""
         if self._closed:
             return
         self._closed = True
+        if self._remeasurer is not None:
+            await self._remeasurer.aclose()
         if self._repairer is not None:
             await self._repairer.aclose()
         if self._guard is not None:
@@ -322,19 +332,27 @@ class SemShareLLM:
         """
         return await whole(self.stream(messages, **options))
 
-    async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
+    def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:
         """Answer a message list piece by piece; the last piece carries the whole `Generation`.
 
         Closing the iterator ends the computation and frees everything it held. Options and errors as in `generate`.
+
+        Args:
+            messages: As in `generate`.
+            clock: Of whoever has waited already, in a queue say; times to the first token count from its beginning.
+            options: As in `generate`.
         """
+        return self._stream(messages, clock or Clock(), options)
+
+    async def _stream(self, messages: Messages, clock: Clock, options: dict[str, Any]) -> AsyncGenerator[Piece]:
         turns, request = self.turns, request_of(self.settings, messages, options)
-        began = time.time()
         guard = self._guard
         assert guard is not None
         if request.store:
             await self._written_up()
-        admitted = await guard.admit(request)
-        prefilled = await turns.prefill(admitted.request)
+        with clock.stage("admit"):
+            admitted = await guard.admit(request)
+        prefilled = await turns.prefill(admitted.request, clock)
         answer = guard.watched(admitted, prefilled)
         parted = turns.steering.calls(request.want, prefilled.prompt)
         content = ""
@@ -346,6 +364,7 @@ class SemShareLLM:
                     piece = Piece(text) if parted is None else Piece(*_parted(parted, text))
                     content += piece.text
                     if piece.text or piece.tool_calls:
+                        prefilled.begins()
                         yield piece
                     if turns.retention is not None and kept is None:
                         # The whole KV is gone after this: what is to be stored has to be stored now.
@@ -353,16 +372,20 @@ class SemShareLLM:
                         await turns.retain(prefilled)
             if parted is not None and (rest := parted.finish()):
                 content += rest
+                prefilled.begins()
                 yield Piece(rest)
+            prefilled.begins()
             turn_id = await self._store(turns, prefilled, answer, kept) if request.store else None
         finally:
             prefilled.run.close()
             if kept is not None and turn_id is None:
                 await threads.store(turns.tiers.forget, kept.fresh)
         generation = _generation(prefilled, answer, turn_id, content, () if parted is None else parted.calls)
-        seen = TurnSeen(turns.model.name, prefilled.request, generation, began, time.time())
+        seen = TurnSeen(turns.model.name, prefilled.request, generation, clock.began_at, time.time())
         for observer in self.observers:
             observer.turn(seen)
+        if self._remeasurer is not None:
+            self._remeasurer.check()
         yield Piece("", generation)
 
     async def forget(

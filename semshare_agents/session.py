@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
+from semshare_agents.observe.clock import Clock
 from semshare_agents.registry import Pin
 from semshare_agents.values import Generation, Piece
 
@@ -68,10 +69,12 @@ class Session:
 
     async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
+        clock = Clock()
         async with self._lock:
-            messages = [*await self.messages(), {"role": "user", "content": text}]
+            with clock.stage("admit"):
+                messages = [*await self.messages(), {"role": "user", "content": text}]
             options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
-            async with aclosing(self._llm.stream(messages, **options)) as pieces:
+            async with aclosing(self._llm.stream(messages, clock=clock, **options)) as pieces:
                 async for piece in pieces:
                     if piece.generation is not None:
                         self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     repair_slowdown_semantic: float = Field(2.0, ge=0.0, description="the same for turns with semantic reuse")
     repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by the slowdown")
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
+    measure_idle: bool = Field(
+        True,
+        description="measure speeds again in idle time where a busy machine or turns put them in question",
+    )
     guard_share: Share = Field(0.0, description="share of approximate turns measured against a cold run; 0: no guard")
     guard_kl: float = Field(0.05, gt=0.0, description="budget: mean KL of a window of samples, in nats")
     guard_window: int = Field(8, ge=1, description="samples of one kind of reuse whose mean is held to the budget")

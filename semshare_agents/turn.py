@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -42,7 +41,8 @@ from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, question_tokens, tokenise_text
 from semshare_agents.observe.clock import Clock
-from semshare_agents.observe.report import exact_frontier, make_report
+from semshare_agents.observe.delays import timed
+from semshare_agents.observe.report import exact_frontier, make_report, saved
 from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
@@ -85,6 +85,8 @@ class Prefilled:
         constraint: What the answer is held to; None for nothing.
         room_tokens: How many tokens may be generated.
         report: What was reused.
+        clock: Of the call.
+        begun: Whether the answer's first piece was handed out.
     """
 
     request: Request
@@ -97,6 +99,15 @@ class Prefilled:
     constraint: Constraint | None
     room_tokens: int
     report: Report
+    clock: Clock = field(default_factory=Clock)
+    begun: bool = False
+
+    def begins(self) -> None:
+        """The answer's first piece is handed out now, or it ends without one: so long did the caller wait."""
+        if not self.begun:
+            self.begun = True
+            stages, elapsed = self.clock.told()
+            self.report = replace(self.report, ttft_seconds=elapsed, stages_seconds=stages)
 
 
 @dataclass
@@ -160,17 +171,20 @@ class Turns:
         self._codes: TokenCodes | None = None
         self._signers: dict[bytes, Signer] = {}
 
-    async def prefill(self, request: Request) -> Prefilled:
+    async def prefill(self, request: Request, clock: Clock | None = None) -> Prefilled:
         """From messages to the first token's logits.
+
+        Args:
+            request: What is asked for.
+            clock: Of the call; default: one that begins now.
 
         Raises:
             PromptError: the messages are malformed or too long, or the answer cannot be held to what is wanted.
         """
         with self.idle.busy():
-            return await self._prefill(request)
+            return await self._prefill(request, clock or Clock())
 
-    async def _prefill(self, request: Request) -> Prefilled:
-        clock = Clock()
+    async def _prefill(self, request: Request, clock: Clock) -> Prefilled:
         with clock.stage("tokenise"):
             messages = clean_messages(request.messages)
             request = replace(request, messages=messages)
@@ -184,8 +198,9 @@ class Turns:
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
-            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
-            await self._drop_forgotten(scope.forgets)
+            with clock.stage("find"):
+                scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+                await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
         except RegistryError as e:
@@ -202,16 +217,19 @@ class Turns:
         except BaseException:
             run.close()
             raise
+        stages, elapsed = clock.told()
         report = make_report(
             alignment,
             plan,
-            clock.stages,
-            clock.elapsed(),
+            stages,
+            elapsed,
             misses,
             self.model.model.config.get_text_config().num_hidden_layers,
             len(plan.rows) - len(plan.required),
         )
-        return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report)
+        like = None if self.cost is None else self.cost.like_cold(len(prompt))
+        report = replace(report, saved=None if self.cost is None else saved(stages, plan.cold, like))
+        return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report, clock)
 
     async def _drop_forgotten(self, newest: int) -> None:
         """Delete KV that other processes forgot, up to an act of forgetting."""
@@ -325,14 +343,16 @@ class Turns:
             with clock.stage("load"):
                 parts = await threads.work(fills, alignment, used_rows(plan, alignment))
                 wanted = infos(parts, scope, alignment)
-                with self.tiers.leases.hold([i.key for i in wanted]):
+            with self.tiers.leases.hold([i.key for i in wanted]):
+                with clock.stage("load"):
                     owner = Owner(scope.tenant, request.session or "")
                     loaded = await threads.work(self.tiers.load, wanted, owner)
-                    if not loaded.missing:
-                        mover = None if NO_ROTATION in request.ablations else self.model.support.mover
-                        await self.on_compute(run, assemble, run.buffer, parts, loaded.kv, alignment, mover)
-                        if ZERO_KV in request.ablations:
-                            run.buffer[:, :, :, torch.as_tensor(used_rows(plan, alignment))] = 0
+                if not loaded.missing:
+                    mover = None if NO_ROTATION in request.ablations else self.model.support.mover
+                    move = partial(assemble, run.buffer, parts, loaded.kv, alignment, mover)
+                    await self.on_compute(run, clock.on_thread("load", move))
+                    if ZERO_KV in request.ablations:
+                        run.buffer[:, :, :, torch.as_tensor(used_rows(plan, alignment))] = 0
             if not loaded.missing:
                 break
             misses += len(loaded.missing)
@@ -340,15 +360,22 @@ class Turns:
             await self._drop_missing(loaded)
             alignment = without(alignment, set(loaded.missing))
             plan = await self._planned(alignment, request, clock)
-        with clock.stage("compute"):
-            start = time.perf_counter()
-            if plan.cold or not isinstance(run, RowRun):
-                logits = await self.on_compute(run, run.cold, prompt)
-                if self.cost is not None:
-                    self.cost.saw_cold(len(prompt), time.perf_counter() - start)
-            else:
-                plan, logits = await self.on_compute(run, self._rows, run, prompt, alignment, plan)
+        if plan.cold or not isinstance(run, RowRun):
+            if self.cost is not None and (alignment.kind != Kind.COMPUTED).any():
+                self.cost.saw_refusal()
+            logits = await self.on_compute(run, clock.on_thread("compute", partial(self._all_rows, run, prompt)))
+        else:
+            rows = partial(self._rows, run, prompt, alignment, plan)
+            plan, logits = await self.on_compute(run, clock.on_thread("compute", rows))
         return alignment, plan, logits, misses
+
+    def _all_rows(self, run: Run, prompt: Ints) -> torch.Tensor:
+        """A full prefill, from which the cost model learns."""
+        if self.cost is None or not isinstance(run, RowRun):
+            return run.cold(prompt)
+        took = timed(lambda: run.cold(prompt), self.model.model.device)
+        self.cost.saw_cold(len(prompt), took)
+        return took.result
 
     async def _drop_missing(self, loaded: Loaded) -> None:
         """Forget blocks that are gone; those that cannot be read now may come back."""
@@ -371,8 +398,12 @@ class Turns:
         watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
         run.semantic, run.hurried = bool((alignment.kind == Kind.SEMANTIC).any()), plan.hurried
-        logits = run.prefill(prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
+        prefill = partial(run.prefill, prompt, plan.rows, exact, narrowing(plan), plan.check_layer, watch)
+        took = timed(prefill, self.model.model.device)
+        logits = took.result
         if watch is None:
+            if self.cost is not None and not plan.layer_shares:
+                self.cost.saw_rows(plan.rows, took)
             return plan, logits
         attention, end = gathered(watch.attention()), np.arange(len(prompt) - looking, len(prompt))
         late = seen_rows([look for look in plan.looks if look.late], attention)
@@ -408,8 +439,10 @@ class Turns:
         answering = Answering(answer, sampler, text, self.model.end_tokens, prefilled.room_tokens)
         logits: torch.Tensor | None = prefilled.logits
         while not answer.finish_reason:
+            assert logits is not None
             run = prefilled.run
-            piece, logits = await self.on_compute(run, answering.step, logits, partial(self.step, run))
+            step = partial(answering.step, logits, partial(self.step, run))
+            piece, logits = await self.on_compute(run, prefilled.clock.on_thread("first", step))
             if piece:
                 yield piece
 

@@ -15,7 +15,8 @@ import torch
 from semshare_agents import llm as adapter
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.reuse.cost import Speeds, measured
+from semshare_agents.reuse.measure import measured
+from semshare_agents.reuse.speeds import Speeds
 from semshare_agents.settings import load_settings
 from tests import alone, tiny
 from tests.postgres import postgres, postgres_url  # noqa: F401  (fixtures)
@@ -80,6 +81,7 @@ def reuse_wins() -> Iterator[None]:
     """Adapters find a machine on which reuse always pays: one that is busy with other tests would make it look dear."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
+        patch.setenv("SEMSHARE_MEASURE_IDLE", "false")
         yield
 
 
@@ -113,7 +115,7 @@ async def open_llm(tmp_path: Path, measured_speeds: Callable[[LoadedModel], Path
             small = {"memory_bytes": 64 * MIB, "disk_bytes": 64 * MIB, "block_tokens": 16, "max_new_tokens": 6}
             chosen = {"home": tmp_path / "home", "min_gain": 1.0, "head_tokens": 4, "tail_tokens": 4}
             # Repair would make turns exact behind the back of tests that are about approximate ones.
-            unrepaired = {"repair_idle": False, "repair_rows": 0}
+            unrepaired = {"repair_idle": False, "repair_rows": 0, "measure_idle": False}
             settings = {**small, **chosen, **unrepaired, **settings}
             folder = measured_speeds(model)
             if folder.is_dir():

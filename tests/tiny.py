@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from semshare_agents.model.loading import LoadedModel, prepare
-from semshare_agents.reuse.cost import CostModel, Speeds
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.speeds import Speeds
 
 VOCABULARY = 300
 CONTEXT_TOKENS = 2048

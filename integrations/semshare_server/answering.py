@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from semshare_agents.errors import SemShareError
+from semshare_agents.observe.clock import Clock
 from semshare_agents.values import Generation, Piece
 from semshare_server.errors import APIError, of_package
 from semshare_server.limits import Admission, Place
@@ -32,10 +33,11 @@ class Answering:
 
     Args:
         admission: Who lets it in.
-        pieces: Starts the answer.
+        pieces: Starts the answer, of a caller who has waited since its clock began.
     """
 
-    def __init__(self, admission: Admission, pieces: Callable[[], AsyncGenerator[Piece]]):
+    def __init__(self, admission: Admission, pieces: Callable[[Clock], AsyncGenerator[Piece]]):
+        self._clock = Clock()
         self._admission = admission
         self._start = pieces
         self._place: Place | None = None
@@ -46,7 +48,7 @@ class Answering:
         """The next piece, the first one after a place was free; None after the last."""
         if self._pieces is None:
             self._place = await self._admission.enter()
-            self._pieces = self._start()
+            self._pieces = self._start(self._clock)
         return await anext(self._pieces, None)
 
     async def first(self, request: Request, timeout_seconds: float) -> None:

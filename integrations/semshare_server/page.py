@@ -22,6 +22,7 @@ HISTORY = 400
 BUCKETS = 48
 FALLBACKS = 8
 MIB = 1024**2
+SAVED = {"saved": "seconds", "saved_low": "low", "saved_high": "high"}
 BIGGEST = 2**63 - 1
 STATIC = {"reuse.css": "text/css", "page.css": "text/css", "reuse.js": "text/javascript"}
 
@@ -31,6 +32,13 @@ def shares(reports: list[dict[str, Any]]) -> dict[str, float]:
     counts = {kind: sum(r["tokens"].get(kind, 0) for r in reports) for kind in KINDS}
     total = sum(counts.values()) or 1
     return {kind: count / total for kind, count in counts.items()}
+
+
+def savings(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """What turns saved together, net, between which bounds, and of how many turns nobody knows."""
+    known = [saved for report in reports if (saved := report.get("saved"))]
+    sums = {name: sum(saved[key] for saved in known) for name, key in SAVED.items()}
+    return {**sums, "known": len(known), "unknown": len(reports) - len(known)}
 
 
 def buckets(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -58,7 +66,7 @@ def line(row: TurnRow, report: dict[str, Any]) -> dict[str, Any]:
             parts.append({"kind": kind, "x": round(x, 2), "width": round(100 * share, 2)})
         x += 100 * share
     told = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in of_turn.items() if share)
-    return {**vars(row), "parts": parts, "told": told}
+    return {**vars(row), "parts": parts, "told": told, "saved": report.get("saved")}
 
 
 def _mib(size_bytes: int) -> str:
@@ -105,7 +113,7 @@ class Page:
             "shares": by_kind,
             "reused": 1 - by_kind["computed"] if rows else 0,
             "ttft": sum(row.ttft_seconds for row in rows),
-            "cold": sum(row.predicted_cold_seconds for row in rows),
+            **savings(reports),
         }
         tiers = [
             {

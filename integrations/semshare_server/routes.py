@@ -243,7 +243,7 @@ class Routes:
             "stop": body.stop,
             "response_schema": body.answer_schema,
         }
-        answering = Answering(self._admission, lambda: self._llm.stream(messages, **options))
+        answering = Answering(self._admission, lambda clock: self._llm.stream(messages, clock=clock, **options))
         try:
             if not body.stream:
                 try:

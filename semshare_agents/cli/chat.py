@@ -98,6 +98,6 @@ def summary(report: Report) -> str:
     """One line: tokens by kind, time to the first token and what a cold run was predicted to take."""
     tokens = ", ".join(f"{count:,} {kind}" for kind, count in report.tokens.items() if count)
     line = f"[{report.reuse_class}: {tokens} tokens; first token after {report.ttft_seconds:.2f} s"
-    if report.predicted_cold_seconds and report.reuse_class != "cold":
-        line += f", cold about {report.predicted_cold_seconds:.2f} s"
+    if report.saved is not None and report.reuse_class != "cold":
+        line += f", saved {report.saved.seconds:.2f} s"
     return line + (f"; {report.reason}]" if report.reason else "]")

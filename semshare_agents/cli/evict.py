@@ -16,7 +16,7 @@ from semshare_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from semshare_agents.bench.traces import Visit
-    from semshare_agents.reuse.cost import Speeds
+    from semshare_agents.reuse.speeds import Speeds
     from semshare_agents.settings import Settings
 
 app = typer.Typer(help="Choose an eviction policy.", no_args_is_help=True)
@@ -135,13 +135,12 @@ def _bytes(budget: str, total: int) -> int:
 
 def _speeds(home: Path) -> tuple[Speeds, str]:
     """The speeds measured last in a home folder, or typical ones; and which they are."""
-    from semshare_agents.reuse.cost import Speeds
+    from semshare_agents.reuse.speeds import Speeds, all_kept
 
-    files = sorted((home / "speeds").glob("*.json"), key=lambda f: f.stat().st_mtime)
-    try:
-        return Speeds(**list(json.loads(files[-1].read_text()).values())[-1]), "speeds measured here"
-    except (IndexError, OSError, ValueError, TypeError, AttributeError):
-        return Speeds(**DEFAULT_SPEEDS), "typical speeds"
+    measured = all_kept(home)
+    return (
+        (measured[-1][2].speeds, "speeds measured here") if measured else (Speeds(**DEFAULT_SPEEDS), "typical speeds")
+    )
 
 
 async def _history(settings: Settings) -> tuple[list[Visit], float | None]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from semshare_agents.cli.common import HomeOption, console, settings_of
 from semshare_agents.cli.presence import alone_at, alone_with
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.observe.clock import WAIT
 
 if TYPE_CHECKING:
     from semshare_agents.registry import Registry
@@ -46,16 +47,17 @@ def turns(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption="computed to semantic: the prompt's tokens; TTFT, cold (predicted), saved: seconds to the first token",
+        caption="computed to semantic: the prompt's tokens; TTFT, wait (in it, for other turns), saved (net, by "
+        "measured full prefills): seconds to the first piece",
         caption_justify="left",
     )
     for name in ("turn", "when", "tenant", "session", "class"):
         table.add_column(name, no_wrap=name in ("turn", "when", "class"), overflow="fold")
-    for name in ("computed", "exact", "moved", "semantic", "TTFT", "cold", "saved"):
+    for name in ("computed", "exact", "moved", "semantic", "TTFT", "wait", "saved"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        tokens = json.loads(row.report)["tokens"]
-        cold, took = row.predicted_cold_seconds, row.ttft_seconds
+        report = json.loads(row.report)
+        tokens, saved = report["tokens"], report.get("saved")
         table.add_row(
             str(row.id),
             _when(row.created_at),
@@ -63,9 +65,9 @@ def turns(
             row.session or "-",
             row.reuse_class,
             *(_count(tokens.get(kind, 0)) for kind in ("computed", "exact", "moved", "semantic")),
-            f"{took:.2f}",
-            f"{cold:.2f}",
-            "-" if row.reuse_class == "cold" else f"{cold - took:.2f}",
+            f"{row.ttft_seconds:.2f}",
+            f"{report['stages_seconds'].get(WAIT, 0.0):.2f}",
+            "-" if saved is None else f"{saved['seconds']:+.2f}",
         )
     console.print(table)
 
@@ -76,7 +78,8 @@ def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
-    tables = [_classes_table(figures["turns"]), _events_table(figures["tokens_by_event"]), _memory_table(figures)]
+    tables = [_classes_table(figures["turns"], figures["saved"]), _events_table(figures["tokens_by_event"])]
+    tables.append(_memory_table(figures))
     guard = figures["guard"]
     tables += [_drift_table(guard["samples"])] if guard["samples"] else []
     tables += [_limits_table(guard["limits"])] if guard["limits"] else []
@@ -143,6 +146,7 @@ async def _turns(settings: Settings, limit: int) -> list[Any]:
 async def _stats(settings: Settings) -> dict[str, Any]:
     async with open_registry(settings) as registry:
         figures = {**await registry.statistics(), "guard": await registry.guard_statistics()}
+        figures["saved"] = await registry.savings()
     files, size = await asyncio.to_thread(_disk_use, settings.kv_dir)
     tier = {"folder": str(settings.kv_dir), "files": files, "bytes": size, "budget_bytes": settings.disk_bytes}
     return {**figures, "disk": tier}
@@ -208,20 +212,27 @@ def _count(tokens: int) -> str:
     return f"{tokens:,}" if tokens else "-"
 
 
-def _classes_table(classes: dict[str, dict[str, Any]]) -> Table:
-    table = Table(title="turns", title_justify="left")
+def _classes_table(classes: dict[str, dict[str, Any]], saved: dict[str, dict[str, float]]) -> Table:
+    table = Table(
+        title="turns",
+        title_justify="left",
+        caption="saved: net, to the first token, by measured full prefills of like length, of the newest 10,000 turns; "
+        "of unknown ones none of like length was measured",
+        caption_justify="left",
+    )
     table.add_column("class")
-    for name in ("turns", "prompt tokens", "TTFT s (sum)", "predicted cold s", "saved s"):
+    for name in ("turns", "prompt tokens", "TTFT s (sum)", "saved s", "between", "unknown turns"):
         table.add_column(name, justify="right")
     for name, row in classes.items():
-        saved = row["predicted_cold_seconds"] - row["ttft_seconds"]
+        net = saved.get(name, {"known": 0, "unknown": row["turns"]})
         table.add_row(
             name,
             f"{row['turns']:,}",
             f"{row['prompt_tokens']:,}",
             f"{row['ttft_seconds']:.1f}",
-            f"{row['predicted_cold_seconds']:.1f}",
-            "-" if name == "cold" else f"{saved:.1f}",
+            f"{net['seconds']:+.1f}" if net["known"] else "-",
+            f"{net['low']:+.1f} and {net['high']:+.1f}" if net["known"] else "-",
+            f"{net['unknown']:,}",
         )
     return table
 

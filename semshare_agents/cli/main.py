@@ -20,6 +20,7 @@ from semshare_agents.cli import (
     models,
     pins,
     serve,
+    speeds,
 )
 from semshare_agents.errors import SemShareError
 
@@ -39,6 +40,7 @@ app.command("pin")(pins.pin)
 app.command("unpin")(pins.unpin)
 app.command("pins")(pins.pins)
 app.command("doctor")(doctor.doctor)
+app.command("speeds")(speeds.speeds)
 app.command("calibrate")(calibrate.calibrate)
 turns_app = typer.Typer()
 turns_app.callback(invoke_without_command=True)(inspect.turns)

@@ -31,8 +31,8 @@ def show(turn: TurnArgument, home: HomeOption = None) -> None:
     found = _found(turn, home)
     row, report = found.row, found.report
     console.print(
-        f"turn {row.id}, {row.session or 'no session'}, {row.reuse_class}: first token after {row.ttft_seconds:.3f} s, "
-        f"predicted cold {row.predicted_cold_seconds:.3f} s",
+        f"turn {row.id}, {row.session or 'no session'}, {row.reuse_class}: first piece after {row.ttft_seconds:.3f} s, "
+        f"{_saved(report.get('saved'))}",
         highlight=False,
         markup=False,
     )
@@ -68,6 +68,13 @@ def export(
     except OSError as e:
         raise ConfigurationError(f"{path} cannot be written: {e}") from e
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def _saved(saved: dict[str, float] | None) -> str:
+    if saved is None:
+        return "saved: unknown, no full prefill of like length was measured"
+    between = f"{saved['low']:+.3f} to {saved['high']:+.3f}"
+    return f"saved {saved['seconds']:+.3f} s, {between} by {saved['runs']} full prefills"
 
 
 def _printable(text: str) -> str:

@@ -57,11 +57,26 @@ class Metrics:
         )
         self._answered = Counter("semshare_completion_tokens", "Tokens generated.", registry=registry)
         self._ttft = Histogram(
-            "semshare_ttft_seconds", "From message list to first token.", ["class"], buckets=SECONDS, registry=registry
+            "semshare_ttft_seconds", "From the call to the first piece.", ["class"], buckets=SECONDS, registry=registry
         )
         self._cold = Counter(
             "semshare_predicted_cold_seconds",
             "What full prefills were predicted to take.",
+            ["class"],
+            registry=registry,
+        )
+        self._saved = Counter(
+            "semshare_saved_seconds",
+            "What reuse saved of the time to the first token, net, where it did; by measured full prefills.",
+            ["class"],
+            registry=registry,
+        )
+        self._lost = Counter(
+            "semshare_lost_seconds", "What the memory cost, net, where it saved nothing.", ["class"], registry=registry
+        )
+        self._unknown = Counter(
+            "semshare_saved_unknown_turns",
+            "Turns of which nobody knows what they saved: no full prefill of like length was measured.",
             ["class"],
             registry=registry,
         )
@@ -96,6 +111,11 @@ class Metrics:
         self._answered.inc(seen.generation.usage.completion_tokens)
         self._ttft.labels(report.reuse_class).observe(report.ttft_seconds)
         self._cold.labels(report.reuse_class).inc(report.predicted_cold_seconds)
+        if report.saved is None:
+            self._unknown.labels(report.reuse_class).inc()
+        else:
+            self._saved.labels(report.reuse_class).inc(max(0.0, report.saved.seconds))
+            self._lost.labels(report.reuse_class).inc(max(0.0, -report.saved.seconds))
         stages: dict[str, float] = {}
         for name, took in report.stages_seconds.items():
             word = STAGES.get(name, name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from semshare_agents.observe.clock import WAIT
 from semshare_agents.values import Generation
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class TurnLog:
             "completion_tokens": usage.completion_tokens,
             **{f"{kind}_tokens": count for kind, count in report.tokens.items()},
             "ttft_seconds": round(report.ttft_seconds, 4),
+            "wait_seconds": round(report.stages_seconds.get(WAIT, 0.0), 4),
+            "saved_seconds": None if report.saved is None else round(report.saved.seconds, 4),
             "predicted_cold_seconds": round(report.predicted_cold_seconds, 4),
             "seconds": round(seen.ended - seen.began, 4),
             "misses": report.misses,

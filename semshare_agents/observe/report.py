@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.observe.reuse_map import spans_of
-from semshare_agents.values import Alignment, Kind, Plan, Report
+from semshare_agents.reuse.colds import LikeCold
+from semshare_agents.values import Alignment, Kind, Plan, Report, Saved
+
+MEMORY_STAGES = ("find", "align", "guard", "plan", "load")
+"""Stages that a turn without a memory does not have."""
 
 
 def effective_kinds(alignment: Alignment, plan: Plan) -> NDArray[np.uint8]:
@@ -46,7 +50,7 @@ def make_report(
         alignment: Where each token's KV could come from.
         plan: What was computed.
         stages_seconds: Seconds of each stage.
-        ttft_seconds: From message list to first token.
+        ttft_seconds: From the call to here.
         misses: Blocks promised and not served.
         layers: Layers of the model.
         candidates: Rows that a layered plan may drop above its check layer.
@@ -79,3 +83,23 @@ def make_report(
         misses=misses,
         spans=spans_of(alignment, kinds),
     )
+
+
+def saved(stages_seconds: Mapping[str, float], cold: bool, like: LikeCold | None) -> Saved | None:
+    """What a turn's reuse saved, net: a full prefill of like length, less all that the memory and the rows took.
+
+    Waiting is left out on both sides, and what every turn has. A cold turn is its own full prefill: it lost what
+    looking, planning and loading in vain took.
+
+    Args:
+        stages_seconds: Seconds of each stage.
+        cold: Whether everything was computed.
+        like: Measured full prefills of like length; None where there are none.
+    """
+    spent = sum(stages_seconds.get(stage, 0.0) for stage in MEMORY_STAGES)
+    if cold:
+        return Saved(-spent, -spent, -spent, 1)
+    if like is None:
+        return None
+    spent += stages_seconds.get("compute", 0.0)
+    return Saved(like.seconds - spent, like.low - spent, like.high - spent, like.runs)

@@ -51,6 +51,8 @@ class Tracing:
             **{f"semshare.tokens.{kind}": count for kind, count in report.tokens.items()},
             **{f"semshare.stage.{name}_seconds": took for name, took in report.stages_seconds.items()},
         }
+        if report.saved is not None:
+            attributes["semshare.saved_seconds"] = report.saved.seconds
         if seen.request.session is not None:
             attributes["gen_ai.conversation.id"] = seen.request.session
         name = f"{attributes['gen_ai.operation.name']} {seen.model}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
 from semshare_agents.sealing import Sealer
 
@@ -28,7 +31,7 @@ class TurnRow:
         reuse_class: The loosest kind used.
         prompt_tokens: Tokens of the prompt.
         exact_tokens: Length of the prefix whose KV equals a cold run's by now.
-        ttft_seconds: From message list to first token.
+        ttft_seconds: From the call to the first piece of the answer.
         predicted_cold_seconds: What a full prefill was predicted to take.
         report: The report, as JSON.
     """
@@ -120,6 +123,36 @@ class BrowseQueries:
         )
         async with self._reading() as c:
             return [dict(row._mapping) for row in await c.execute(query)]
+
+    async def savings(self, limit: int = 10_000) -> dict[str, dict[str, float]]:
+        """What the newest turns saved of the time to their first tokens, by class, net of what their look-ups cost.
+
+        Args:
+            limit: At most so many turns.
+
+        Returns:
+            `seconds` with `low` and `high`, over `known` turns; of `unknown` ones nobody knows: no full prefill of like
+            length was measured, they are of an earlier version, or encrypted with a key that is not given.
+        """
+        columns = (t.turns.c.id, t.turns.c.reuse_class, t.turns.c.report)
+        query = select(*columns).order_by(t.turns.c.id.desc()).limit(limit)
+        totals: dict[str, dict[str, float]] = {}
+        async with self._reading() as c:
+            for row in await c.execute(query):
+                empty = {"known": 0, "unknown": 0, "seconds": 0.0, "low": 0.0, "high": 0.0}
+                total = totals.setdefault(row.reuse_class, empty)
+                saved = self._saved(dict(row._mapping))
+                total["known" if saved else "unknown"] += 1
+                for name in ("seconds", "low", "high"):
+                    total[name] += saved.get(name, 0.0)
+        return totals
+
+    def _saved(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """What a turn saved; empty where that is not known."""
+        try:
+            return json.loads(self.sealer.opened(row)["report"]).get("saved") or {}
+        except SealedError:
+            return {}
 
 
 def _turns() -> Select[Any]:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import and_, delete, func, insert, select, update
@@ -314,6 +314,7 @@ def report_dict(report: Report) -> dict[str, Any]:
         "reason": report.reason,
         "drift_kl": report.drift_kl,
         "misses": report.misses,
+        "saved": None if report.saved is None else asdict(report.saved),
     }
 
 

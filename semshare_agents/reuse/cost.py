@@ -1,126 +1,95 @@
-"""The cost model: what a prefill and a reuse take on this machine, from speeds measured when the model was loaded."""
+"""The cost model: what a prefill and a reuse take on this machine, from measured speeds."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
-import torch
 
-from semshare_agents import private
-from semshare_agents.model.rows import BufferPool, RowModel
+from semshare_agents.observe.delays import Timed
+from semshare_agents.reuse.colds import ColdRuns, LikeCold
+from semshare_agents.reuse.speeds import Measurement, Speeds
 from semshare_agents.values import Ints
 
-FORMAT = 1
 DISK_BYTES_PER_SECOND = 1.0e9
 """Assumed until the first read from disk was timed."""
 LEARNING = 0.3
-
-
-@dataclass(frozen=True)
-class Speeds:
-    """Measured speeds of one model on one machine.
-
-    Attributes:
-        pass_seconds: Fixed time of a forward pass over few rows.
-        row_seconds: Time of a row without its attention, in a pass over few rows.
-        pair_seconds: Time of one row seeing one key, all layers.
-        cold_row_seconds: Time of a row without its attention in a full prefill.
-        cold_pair_seconds: The pair time in a full prefill.
-        load_bytes_per_second: Copying KV from RAM into a buffer.
-    """
-
-    pass_seconds: float
-    row_seconds: float
-    pair_seconds: float
-    cold_row_seconds: float
-    cold_pair_seconds: float
-    load_bytes_per_second: float
-
-
-def measure(rows: RowModel, longest_tokens: int) -> Speeds:
-    """Time a few passes over random KV; takes about two seconds for a 135M model on two cores."""
-    far = min(2048, longest_tokens)
-    near, few, small, large = far // 4, min(48, far // 8), far // 16, far // 4
-    pool = BufferPool(rows, keep=0)
-    buffer = pool.acquire(far)
-    buffer.normal_()
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, rows.model.config.get_text_config().vocab_size, far)
-
-    def timed(which: Ints) -> float:
-        return _median_seconds(lambda: rows.forward(ids[which], which, buffer), rows.device)
-
-    one = timed(np.arange(near - 1, near))
-    some_near = timed(np.arange(near - few, near))
-    some_far = timed(np.arange(far - few, far))
-    pair = max((some_far - some_near) / (few * (far - near)), 1e-12)
-    row = max((some_near - one) / (few - 1) - pair * near, 1e-9)
-    short, long = timed(np.arange(small)), timed(np.arange(large))
-    cold_pair = pair
-    cold_row = max((long - short - cold_pair * (large**2 - small**2) / 2) / (large - small), 1e-9)
-    target = pool.acquire(far)
-    copy = _median_seconds(lambda: target.copy_(buffer), rows.device)
-    return Speeds(max(one - row, 0.0), row, pair, cold_row, cold_pair, buffer.nbytes / copy)
-
-
-def _median_seconds(run: Callable[[], object], device: torch.device, times: int = 3) -> float:
-    seconds = []
-    for _ in range(times + 1):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[1:]))
-
-
-def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path) -> Speeds:
-    """The speeds of this model here, measured once and kept in `home`.
-
-    A row of a full prefill is never dearer than one of a part: a measurement that says so saw the machine busy, and a
-    few shared tokens would seem to pay.
-    """
-    setting = f"{rows.device}-{torch.get_num_threads()}-{torch.__version__}-{FORMAT}"
-    path = home / "speeds" / f"{fingerprint[:32]}.json"
-    try:
-        kept = json.loads(path.read_text())
-    except (OSError, ValueError):
-        kept = {}
-    if setting not in kept:
-        kept[setting] = asdict(measure(rows, longest_tokens))
-        private.write(path, json.dumps(kept, indent=1))
-    speeds = Speeds(**kept[setting])
-    return replace(speeds, cold_row_seconds=min(speeds.cold_row_seconds, speeds.row_seconds))
+LEAST_COLD_TOKENS = 256
+LEAST_DISK_BYTES = 1 << 20
+DISK_FORGETS_SECONDS = 600.0
+"""What slow loads from disk taught counts half after so long: a disk that nobody reads from for fear of it could never
+show that it is fast again."""
+NEW_TOKENS = 64
+"""What a next turn typically adds to a conversation: an answer and a question."""
+MISSED = 1.5
+"""A pass that took so many times as long as predicted, or as short, was mispredicted."""
+MOST_MISSES = 3
+"""So many mispredictions, or turns for which reuse seemed too dear, and the speeds are in question."""
 
 
 class CostModel:
     """Predicts times from speeds, and learns from each turn how far they are off.
 
-    A machine that got slower is slower for a few rows as for all of them, so what full prefills taught holds for both:
-    whether reuse pays is decided by speeds that were measured side by side.
+    A machine that got slower is slower for a few rows as for all of them, so what passes of either kind teach holds for
+    both: whether reuse pays is decided by speeds that were measured side by side. Passes that were disturbed teach
+    nothing. Where passes miss their predictions again and again, or reuse seems too dear again and again, `doubted`
+    says that the speeds ought to be measured anew.
 
     Args:
-        speeds: Measured speeds.
+        speeds: Measured speeds, alone or with what is known of them.
         token_bytes: Bytes of one token's KV.
+        clock: Seconds that never go back.
     """
 
-    def __init__(self, speeds: Speeds, token_bytes: int):
-        self._speeds = speeds
+    def __init__(self, speeds: Speeds | Measurement, token_bytes: int, clock: Callable[[], float] = time.monotonic):
+        self.measurement = Measurement(speeds) if isinstance(speeds, Speeds) else speeds
+        self.colds = ColdRuns(self.measurement.colds)
         self._token_bytes = token_bytes
+        self._clock = clock
         self._slower = 1.0
         """How many times as long a forward takes as when the speeds were measured."""
-        self._disk_bytes_per_second = DISK_BYTES_PER_SECOND
+        self._missed = 0
+        self._refused = 0
+        self._disk_seconds_per_byte = 1.0 / (self.measurement.disk_bytes_per_second or DISK_BYTES_PER_SECOND)
+        self._disk_seen_at = clock()
+        self.disk_loads = 0
+
+    @property
+    def _speeds(self) -> Speeds:
+        return self.measurement.speeds
+
+    def renew(self, measurement: Measurement) -> None:
+        """Go on with speeds that were measured anew; what disks and full prefills taught stays."""
+        for tokens, seconds in measurement.colds:
+            self.colds.add(tokens, seconds)
+        before = self.measurement
+        self.measurement = replace(measurement, disk_bytes_per_second=before.disk_bytes_per_second, model=before.model)
+        self._slower, self._missed, self._refused = 1.0, 0, 0
+
+    def known(self) -> Measurement:
+        """The measurement with what was learned since, to be kept."""
+        disk = self.disk_bytes_per_second() if self.disk_loads else self.measurement.disk_bytes_per_second
+        return replace(self.measurement, disk_bytes_per_second=disk, colds=self.colds.runs)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether what turns took, or that they cannot reuse, puts the speeds in question."""
+        return self._missed >= MOST_MISSES or self._refused >= MOST_MISSES
+
+    # --- predicting
 
     def cold_seconds(self, tokens: int) -> float:
         """A full prefill."""
         s = self._speeds
         raw = s.pass_seconds + tokens * s.cold_row_seconds + tokens**2 / 2 * s.cold_pair_seconds
         return raw * self._slower
+
+    def like_cold(self, tokens: int) -> LikeCold | None:
+        """What a full prefill takes by measured ones of like length; None where there are none."""
+        return self.colds.like(tokens, self.cold_seconds)
 
     def reuse_seconds(self, rows: Ints, layer_share: float, loaded_tokens: int, disk_tokens: int) -> float:
         """Loading, moving and computing.
@@ -135,7 +104,7 @@ class CostModel:
         first = self._slower * s.pass_seconds
         compute = self.pass_seconds(rows) - first
         load = loaded_tokens * self._token_bytes / s.load_bytes_per_second
-        disk = disk_tokens * self._token_bytes / self._disk_bytes_per_second
+        disk = disk_tokens * self._token_bytes / self.disk_bytes_per_second()
         return first + compute * layer_share + load + disk
 
     def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
@@ -156,13 +125,87 @@ class CostModel:
         step = s.pass_seconds + s.row_seconds + tokens * s.pair_seconds
         return int(slowdown * step / (s.row_seconds + position * s.pair_seconds))
 
-    def saw_cold(self, tokens: int, seconds: float) -> None:
-        """Learn from a full prefill."""
-        if tokens >= 256:
-            ratio = float(np.clip(seconds / (self.cold_seconds(tokens) / self._slower), 0.2, 5.0))
-            self._slower += LEARNING * (ratio - self._slower)
+    def disk_bytes_per_second(self) -> float:
+        """What loads from disk give by now."""
+        assumed = 1.0 / DISK_BYTES_PER_SECOND
+        kept: float = 0.5 ** ((self._clock() - self._disk_seen_at) / DISK_FORGETS_SECONDS)
+        return 1.0 / (assumed + (self._disk_seconds_per_byte - assumed) * kept)
+
+    def break_even(self, new_tokens: int, min_gain: float, longest_tokens: int) -> int | None:
+        """The shortest prompt, in tokens, whose next turn pays; None where none does.
+
+        Args:
+            new_tokens: Rows that are computed at its end; all before is loaded from RAM.
+            min_gain: Cold time over reuse time from which reuse is used.
+            longest_tokens: The model's context.
+        """
+        for tokens in range(new_tokens + 1, longest_tokens + 1, 8):
+            rows = np.arange(tokens - new_tokens, tokens)
+            if self.reuse_seconds(rows, 1.0, tokens - new_tokens, 0) * min_gain <= self.cold_seconds(tokens):
+                return tokens
+        return None
+
+    # --- learning
+
+    def saw_cold(self, tokens: int, seen: Timed[object]) -> None:
+        """Learn from a full prefill, timed where it ran."""
+        if not seen.disturbed:
+            self.colds.add(tokens, seen.seconds)
+        if tokens >= LEAST_COLD_TOKENS:
+            self._saw(self.cold_seconds(tokens), seen)
+
+    def saw_rows(self, rows: Ints, seen: Timed[object]) -> None:
+        """Learn from a pass over some rows of a prompt, shape `(rows,)`, timed where it ran."""
+        self._refused = 0
+        self._saw(self.pass_seconds(rows), seen)
+
+    def saw_refusal(self) -> None:
+        """A turn ran cold although something matched."""
+        self._refused += 1
+
+    def _saw(self, predicted: float, seen: Timed[object]) -> None:
+        if seen.disturbed:
+            return
+        ratio = seen.seconds / predicted
+        self._missed = 0 if 1 / MISSED < ratio < MISSED else self._missed + 1
+        self._slower += LEARNING * (float(np.clip(ratio * self._slower, 0.2, 5.0)) - self._slower)
 
     def saw_disk(self, size_bytes: int, seconds: float) -> None:
-        """Learn from a load from disk."""
-        if size_bytes >= 1 << 20 and seconds > 0:
-            self._disk_bytes_per_second += LEARNING * (size_bytes / seconds - self._disk_bytes_per_second)
+        """Learn from a load from disk.
+
+        What counts is the mean time of a byte, over files that the system still had in RAM and those it did not. One
+        load moves it tenfold at most; small ones tell of the way there rather than of the disk.
+        """
+        if size_bytes < LEAST_DISK_BYTES or seconds <= 0:
+            return
+        before = 1.0 / self.disk_bytes_per_second()
+        seen = float(np.clip(seconds / size_bytes, before / 10, before * 10))
+        self._disk_seconds_per_byte = before + LEARNING * (seen - before)
+        self._disk_seen_at = self._clock()
+        self.disk_loads += 1
+
+
+def figures(measurement: Measurement, min_gain: float) -> dict[str, Any]:
+    """A measurement and what follows from it, as plain JSON values.
+
+    Args:
+        measurement: The measurement.
+        min_gain: Cold time over reuse time from which reuse is used.
+    """
+    cost = CostModel(measurement, measurement.token_bytes)
+    longest = measurement.context_tokens
+    lengths = [tokens for tokens in (500, 1000, 2000, 4000, 8000) if tokens <= longest]
+    new = min(NEW_TOKENS, longest // 2)
+    predicted = {
+        str(n): (cost.cold_seconds(n), cost.reuse_seconds(np.arange(n - new, n), 1.0, n - new, 0)) for n in lengths
+    }
+    colds = sorted(tokens for tokens, _ in measurement.colds)
+    return {
+        **asdict(measurement),
+        "quality": measurement.quality,
+        "colds": len(colds),
+        "cold_tokens": (colds[0], colds[-1]) if colds else (0, 0),
+        "new_tokens": new,
+        "predicted_seconds": predicted,
+        "break_even_tokens": cost.break_even(new, min_gain, longest),
+    }

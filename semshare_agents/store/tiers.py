@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -84,6 +85,7 @@ class Tiers:
     Attributes:
         pins: What is pinned.
         seconds: What computing a block would take longer than loading it: `(depth, tokens, size_bytes)`.
+        saw_disk: Told of what was read from the durable tier: bytes of KV and seconds, for all of one load.
     """
 
     def __init__(self, tiers: Sequence[Tier], leases: Leases):
@@ -94,6 +96,7 @@ class Tiers:
             tier.pinned = lambda key, at: self.pins.hold(key, at) and not self.slowest.has(key)
         self.slowest.pinned = self.pins.hold
         self.seconds: Callable[[int, int, int], float] = lambda depth, tokens, size_bytes: 0.0
+        self.saw_disk: Callable[[int, float], None] = lambda size_bytes, seconds: None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
         self._rising: set[Future[None]] = set()
         self._departures: deque[Departure] = deque()
@@ -123,7 +126,9 @@ class Tiers:
         missing: dict[str, str] = {}
         unreadable: set[str] = set()
         rising: list[tuple[Tier, BlockInfo, Packed]] = []
-        for info, read in zip(rest, self._readers.map(self._slow, rest), strict=True):
+        reads = list(self._readers.map(self._slow, rest))
+        self._tell(reads)
+        for info, read in zip(rest, reads, strict=True):
             if read.kv is None or read.packed is None or read.tier is None:
                 missing[info.key] = read.reason
                 unreadable |= {info.key} if read.there else set()
@@ -137,6 +142,13 @@ class Tiers:
         self._rise(rising, owner)
         return Loaded(found, missing, slow, frozenset(unreadable))
 
+    def _tell(self, reads: Sequence[_Read]) -> None:
+        """Say how fast the durable tier was; the wait for readers that were busy with other loads does not count."""
+        durable = [read for read in reads if read.kv is not None and read.tier is not None and read.tier.store.durable]
+        if durable:
+            size = sum(read.kv.nbytes for read in durable if read.kv is not None)
+            self.saw_disk(size, max(read.ended for read in durable) - min(read.began for read in durable))
+
     @staticmethod
     def _quick(tier: Tier, info: BlockInfo) -> Packed | None:
         try:
@@ -146,7 +158,7 @@ class Tiers:
 
     def _slow(self, info: BlockInfo) -> _Read:
         """A block, or why there is none and whether it may be there later."""
-        reason, there = "gone from every tier", False
+        reason, there, began = "gone from every tier", False, time.perf_counter()
         for tier in self.tiers:
             try:
                 packed = tier.get(info)
@@ -154,7 +166,8 @@ class Tiers:
                 reason, there = str(e), there or not isinstance(e, CorruptBlockError)
                 continue
             if packed is not None:
-                return _Read("", True, _unpacked(packed), packed, tier)
+                kv = _unpacked(packed)
+                return _Read("", True, kv, packed, tier, began, time.perf_counter())
         return _Read(reason, there)
 
     def touch(self, keys: Sequence[str], owner: Owner) -> None:
@@ -299,13 +312,25 @@ class Tiers:
 
 @dataclass(frozen=True)
 class _Read:
-    """A block that was looked for in slow tiers: it and where it was, or why not and whether it may be there later."""
+    """A block that was looked for in slow tiers.
+
+    Attributes:
+        reason: Why there is none; empty where there is one.
+        there: Whether it is there, or may be later.
+        kv: The block.
+        packed: The block as the tier has it.
+        tier: Where it was.
+        began: When reading it began, in seconds of one clock.
+        ended: When it was read.
+    """
 
     reason: str
     there: bool
     kv: torch.Tensor | None = None
     packed: Packed | None = None
     tier: Tier | None = None
+    began: float = 0.0
+    ended: float = 0.0
 
 
 __all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Pins", "Tier", "Tiers"]

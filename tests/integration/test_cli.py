@@ -7,6 +7,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from semshare_agents.cli import chat, demo, story
 from semshare_agents.cli.main import app, main
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.store.disk import DiskStore
-from semshare_agents.values import Report
+from semshare_agents.values import Report, Saved
 from tests import tiny
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
@@ -57,6 +58,7 @@ COMMANDS = [
     "demo",
     "chat",
     "turns",
+    "speeds",
     "stats",
     "verify",
     "doctor",
@@ -231,9 +233,9 @@ def test_chat_keeps_a_session_between_runs(tmp_path: Path) -> None:
 def test_chat_summary_says_what_was_reused() -> None:
     tokens = {"computed": 20, "exact": 1000, "moved": 0, "semantic": 0}
     report = Report("exact", tokens, 0.02, {1: 1000}, 0.0, 1020, {}, 0.1, 3.0, "")
-    assert chat.summary(report) == (
-        "[exact: 20 computed, 1,000 exact tokens; first token after 0.10 s, cold about 3.00 s]"
-    )
+    assert chat.summary(report) == "[exact: 20 computed, 1,000 exact tokens; first token after 0.10 s]"
+    known = replace(report, saved=Saved(2.5, 2.0, 3.0, 4))
+    assert chat.summary(known) == "[exact: 20 computed, 1,000 exact tokens; first token after 0.10 s, saved 2.50 s]"
 
 
 def test_the_story_is_told_twice_with_the_same_facts() -> None:

@@ -24,7 +24,7 @@ from tests.conftest import OpenLLM
 from tests.integration.test_migrations import FIXTURES, sqlite_of
 
 BEFORE = ["settings", "versions", "permissions", "free space", "encryption", "registry"]
-NAMES = [*BEFORE, "model", "memory tier", "disk tier", "self-test"]
+NAMES = [*BEFORE, "model", "memory tier", "disk tier", "speeds", "self-test"]
 
 
 def run(*words: str | Path) -> tuple[int, str]:

@@ -15,7 +15,8 @@ from semshare_agents.bench.traces import Mix, Visit, block_names, draw_trace, re
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.evict import POLICIES
-from semshare_agents.reuse.cost import CostModel, Speeds
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.speeds import Speeds
 
 SPEEDS = Speeds(0.0, 0.0, 0.0, 1e-3, 1e-6, 1e12)
 SETUP = Setup(CostModel(SPEEDS, 1), token_bytes=1)
