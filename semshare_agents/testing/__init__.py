@@ -20,13 +20,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semshare_agents.testing.eviction import EvictionPolicyConformance
     from semshare_agents.testing.fake import FakeCall, FakeLLM, tool_call
+    from semshare_agents.testing.matchers import MatcherConformance
+    from semshare_agents.testing.packings import PackingConformance
     from semshare_agents.testing.registries import RegistryConformance
     from semshare_agents.testing.stores import StoreConformance
+    from semshare_agents.testing.strategies import StrategyConformance
+    from semshare_agents.testing.tool_formats import ToolFormatConformance
 
 _MODULE_OF = {
     "EvictionPolicyConformance": "eviction",
     "FakeCall": "fake",
     "FakeLLM": "fake",
+    "MatcherConformance": "matchers",
+    "PackingConformance": "packings",
+    "StrategyConformance": "strategies",
+    "ToolFormatConformance": "tool_formats",
     "RegistryConformance": "registries",
     "StoreConformance": "stores",
     "tool_call": "fake",
@@ -36,8 +44,12 @@ __all__ = [
     "EvictionPolicyConformance",
     "FakeCall",
     "FakeLLM",
+    "MatcherConformance",
+    "PackingConformance",
     "RegistryConformance",
     "StoreConformance",
+    "StrategyConformance",
+    "ToolFormatConformance",
     "tool_call",
 ]
 
