@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError
 from semshare_agents.model.tokenise import check_length, clean_messages
-from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.options import request_of
 from semshare_agents.settings import Settings, load_settings
@@ -205,18 +204,16 @@ class FakeLLM(Face):
     async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
         """The script's next answer word by word; the last piece carries the whole `Generation`."""
         turns, request, began = self.turns, request_of(self.settings, messages, options), time.time()
-        clock = Clock()
-        with clock.stage("tokenise"):
-            cleaned = clean_messages(request.messages)
-            request = replace(request, messages=cleaned)
-            prompt = prompt_of(request)
-            check_grammar(request.want)
-            room = check_length(len(prompt), request.sampling.max_new_tokens, turns.model.context_tokens)
+        start = time.perf_counter()
+        cleaned = clean_messages(request.messages)
+        request = replace(request, messages=cleaned)
+        prompt = prompt_of(request)
+        check_grammar(request.want)
+        room = check_length(len(prompt), request.sampling.max_new_tokens, turns.model.context_tokens)
         self.calls.append(FakeCall(cleaned, dict(options), request))
         text, calls = self._script.next(cleaned)
         calls = self._named(calls, request)
-        with clock.stage("find"):
-            report = report_of(self._memory, request, prompt, clock)
+        report = report_of(self._memory, request, prompt, start)
         tokens, stopped = drawn(text, calls, request.sampling.stop)
         said = list[Token]()
         for token in tokens[:room]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError
 from semshare_agents.model.tokenise import tokenise_text
-from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.report import make_report
 from semshare_agents.observe.reuse_map import packed
 from semshare_agents.testing.fake.memory import FakeMemory
@@ -29,7 +29,7 @@ class _Encoder:
     """The part of a tokenizer that raw prompts need."""
 
     @staticmethod
-    def encode(text: str) -> list[int]:
+    def encode(text: str, **_: Any) -> list[int]:
         return ids(words(text))
 
 
@@ -69,8 +69,16 @@ def check_grammar(want: Wanted) -> None:
         raise InvalidSchemaError(f"a JSON schema cannot be used: {problem.partition(chr(10))[0]}")
 
 
-def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], clock: Clock) -> Report:
-    """The report of a turn that reuses the longest prefix which it shares with an earlier one of its tenant."""
+def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], began: float) -> Report:
+    """The report of a turn that reuses the longest prefix which it shares with an earlier one of its tenant.
+
+    Args:
+        memory: Past turns.
+        request: What is asked for.
+        prompt: Its tokens.
+        began: When the call began, by `time.perf_counter`.
+    """
+    checked = time.perf_counter() - began
     alignment, size = Alignment.empty(len(prompt)), len(prompt)
     found = memory.longest_prefix(request.tenant, prompt) if request.reuse.allows(Reuse.EXACT) else None
     # The last row is always computed: the first token is drawn from it.
@@ -82,7 +90,9 @@ def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], clock
     reason = "" if exact else "reuse is off" if request.reuse is Reuse.OFF else "nothing stored begins like it"
     rows = np.arange(exact, size)
     plan = Plan(rows, not exact, reason, predicted_cold_seconds=size * COLD_SECONDS_A_TOKEN, required=rows)
-    return make_report(alignment, plan, clock.stages, clock.elapsed(), misses=0, layers=1, candidates=0)
+    elapsed = time.perf_counter() - began
+    stages = {"tokenise": checked, "find": elapsed - checked}
+    return make_report(alignment, plan, stages, elapsed, misses=0, layers=1, candidates=0)
 
 
 def generation_of(said: Sequence[Token], prompt_tokens: int, report: Report, *, cut: bool, stopped: bool) -> Generation:
@@ -116,10 +126,6 @@ def _calls(said: Sequence[Token]) -> tuple[ToolCall, ...]:
 
 def as_stored(report: Report) -> dict[str, Any]:
     """A report as the registry keeps it."""
-    names = set(report.__dataclass_fields__) - {"reuse_class", "spans", "turn_id", "donors"}
-    return {
-        "class": report.reuse_class,
-        "donors": {str(turn): count for turn, count in report.donors.items()},
-        "spans": packed(report.spans),
-        **{name: getattr(report, name) for name in names},
-    }
+    values = {name: value for name, value in asdict(report).items() if name not in ("reuse_class", "turn_id")}
+    donors = {str(turn): count for turn, count in report.donors.items()}
+    return {**values, "class": report.reuse_class, "donors": donors, "spans": packed(report.spans)}
