@@ -42,8 +42,7 @@ def test_has_every_method_of_the_adapter_with_its_parameters(name: str) -> None:
     if isinstance(real, property):
         return
     plain = [getattr(method, "__func__", method) for method in (real, fake)]
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-    assert len({tuple(is_kind(method) for is_kind in kinds) for method in plain}) == 1
+    assert len({inspect.iscoroutinefunction(method) for method in plain}) == 1
     shapes = [[(p.name, p.kind, p.default) for p in inspect.signature(m).parameters.values()] for m in plain]
     assert shapes[0] == shapes[1]
 
