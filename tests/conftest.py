@@ -26,6 +26,10 @@ os.environ.pop("COLUMNS", None)
 
 MIB = 1024**2
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
+HERE = Path(__file__).parent
+FOLDERS = frozenset({"unit", "oracle", "property", "conformance", "integration", "stress"})
+OUTSIDE = frozenset({"default_model", "default_home", "postgres", "postgres_url", "chromium"})
+"""Fixtures of what is not part of the package: a downloaded model, a server, a browser."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +38,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=24, help="random moments at which a writing process is killed")
     parser.addoption("--soak", type=float, default=3.0, help="seconds that each concurrent soak runs")
     parser.addoption("--screenshots", help="keep the page's screenshots in this folder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in FOLDERS:
+            item.add_marker(folder)
+        if OUTSIDE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("outside")
 
 
 @pytest.hookimpl(wrapper=True)

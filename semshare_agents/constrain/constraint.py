@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError
 
 if TYPE_CHECKING:
+    import torch
     from llguidance import LLMatcher, LLTokenizer
 
 KEPT_GRAMMARS = 64
@@ -64,6 +64,9 @@ class Grammatical:
 
     def narrow(self, logits: torch.Tensor) -> torch.Tensor:
         """See `Constraint.narrow`."""
+        # Whoever checks options alone, as a fake adapter does, needs no torch.
+        import torch
+
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].astype(np.bool_)
         self._check()

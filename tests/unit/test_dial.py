@@ -135,6 +135,7 @@ def synthetic(turns: int, noise: float) -> tuple[list[Floats], list[float], Floa
     return x, [float(v @ true * np.exp(noise * rng.normal())) for v in x], true
 
 
+@pytest.mark.slow
 def test_a_fit_finds_the_weights_and_keeps_its_margin() -> None:
     x, kl, true = synthetic(300, 0.3)
     found = fit("m", x, kl)

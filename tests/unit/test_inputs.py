@@ -239,7 +239,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_conformance_classes_are_public() -> None:
+def test_what_others_test_with_is_public() -> None:
     from semshare_agents import testing
 
-    assert sorted(testing.__all__) == ["EvictionPolicyConformance", "RegistryConformance", "StoreConformance"]
+    kinds = ("EvictionPolicy", "Matcher", "Packing", "Registry", "Store", "Strategy", "ToolFormat")
+    assert sorted(testing.__all__) == sorted([*(f"{k}Conformance" for k in kinds), "FakeCall", "FakeLLM", "tool_call"])
+    assert set(testing.__all__) <= set(dir(testing))
+    assert all(getattr(testing, name).__name__ == name for name in testing.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        testing.Nothing  # noqa: B018

@@ -100,6 +100,7 @@ def writing(folder: Path, seed: int, seconds: float) -> None:
     tiers.close()
 
 
+@pytest.mark.slow
 def test_four_processes_and_one_that_is_killed_keep_to_one_budget(tmp_path: Path) -> None:
     folder = tmp_path / "kv"
     processes = [CONTEXT.Process(target=writing, args=(folder, seed, 2.0)) for seed in range(1, 5)]
@@ -132,6 +133,7 @@ def dying(folder: Path) -> None:
     put(opened(folder), 7)
 
 
+@pytest.mark.slow
 def test_who_dies_while_writing_leaves_nothing(tmp_path: Path) -> None:
     tiers = opened(tmp_path)
     assert put(tiers, 1)

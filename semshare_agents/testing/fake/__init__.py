@@ -1,0 +1,6 @@
+"""`FakeLLM`: the adapter's face with scripted answers instead of a model."""
+
+from semshare_agents.testing.fake.llm import FakeCall, FakeLLM
+from semshare_agents.testing.fake.script import Said, tool_call
+
+__all__ = ["FakeCall", "FakeLLM", "Said", "tool_call"]
