@@ -28,7 +28,7 @@ from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
-from semshare_agents.options import request_of
+from semshare_agents.options import request_of, said, tenant_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
 from semshare_agents.remember import Kept, keep, make_durable, remember, settle_departures
 from semshare_agents.repair import Job, Repairer
@@ -297,9 +297,9 @@ class SemShareLLM:
             system: System prompt; it may change from one process to the next.
             defaults: Keyword arguments of `generate` for all its turns.
         """
-        if not name:
-            raise ConfigurationError("a session needs a name")
-        return Session(self, name, tenant or self.settings.tenant, system, defaults)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a session needs a name, not {name!r}")
+        return Session(self, name, tenant_of(self.settings, tenant), system, said(defaults))
 
     async def generate(self, messages: Messages, **options: Any) -> Generation:
         """Answer a message list.
@@ -383,7 +383,7 @@ class SemShareLLM:
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
         turns = self.turns
-        whose = self.settings.tenant if tenant is None else tenant
+        whose = tenant_of(self.settings, tenant)
         found = await turns.registry.forget(whose, session=session, turn_id=turn)
         for idle in (self._repairer, self._guard):
             if idle is not None:
@@ -434,14 +434,14 @@ class SemShareLLM:
         """
         turns = self.turns
         pinning.one_of(session, turn)
-        whose = self.settings.tenant if tenant is None else tenant
+        whose = tenant_of(self.settings, tenant)
         ended = await turns.registry.unpin(whose, session=session, turn_id=turn)
         await pinning.refresh(turns.registry, turns.tiers)
         return ended
 
     async def pins(self, *, tenant: str | None = None) -> list[Pin]:
         """What of a tenant is pinned, oldest first; default: the setting's tenant."""
-        return await self.turns.registry.pins(self.settings.tenant if tenant is None else tenant)
+        return await self.turns.registry.pins(tenant_of(self.settings, tenant))
 
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""

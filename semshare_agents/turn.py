@@ -180,7 +180,8 @@ class Turns:
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
-            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+            # What is not to be remembered leaves no name behind either.
+            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name, make=request.store)
             await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
@@ -322,7 +323,7 @@ class Turns:
                 parts = await threads.work(fills, alignment, used_rows(plan, alignment))
                 wanted = infos(parts, scope, alignment)
                 with self.tiers.leases.hold([i.key for i in wanted]):
-                    owner = Owner(scope.tenant, request.session or "")
+                    owner = Owner(scope.tenant, (request.session or "") if request.store else "")
                     loaded = await threads.work(self.tiers.load, wanted, owner)
                     if not loaded.missing:
                         mover = None if NO_ROTATION in request.ablations else self.model.support.mover

@@ -142,9 +142,10 @@ class ChatSemShare(AdapterModel, BaseChatModel):
             tool_choice: `auto`, `none`, `any` (or `required`, or True), or the name of the tool that must be called.
                 Calls that must be made are valid JSON of the tool's schema on any model.
             parallel_tool_calls: Whether an answer may hold several calls.
-            kwargs: Further options of every call.
+            kwargs: Further options of every call; `strict` refuses tools whose schema a call cannot be held to in full.
         """
-        chosen = "required" if tool_choice is True else tool_choice or None
+        # False leaves it to the model, as with other models; an empty name is nobody's and will be refused.
+        chosen = {True: "required", False: None}[tool_choice] if isinstance(tool_choice, bool) else tool_choice
         bound = {"tool_choice": chosen, "parallel_tool_calls": parallel_tool_calls}
         return self.bind(
             tools=[convert_to_openai_tool(tool) for tool in tools],
