@@ -34,6 +34,16 @@ class SemShareCompletion(AdapterModel, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return {**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": "semshare"}
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, as it is continued: the `prompt_tokens` of a call.
+
+        Raises:
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.counter.raw(text)
+
     def _told(self, prompt: Any) -> list[dict[str, Any]]:
         return [{"role": "user", "content": prompt}]
 

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_semshare.errors import ModelNotFoundError, translated
 from langchain_semshare.host import Host, OwnHost, Pieces, host_of
-from semshare_agents.errors import ConfigurationError, InvalidSchemaError
+from semshare_agents.counting import PromptCounter, counter_here
+from semshare_agents.errors import ConfigurationError, InvalidSchemaError, SemShareError
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import context_here
 from semshare_agents.options import said
-from semshare_agents.settings import load_settings
+from semshare_agents.settings import Settings, load_settings
 from semshare_agents.steering import Wanted
 from semshare_agents.values import Generation, Piece
 
@@ -70,6 +72,7 @@ class AdapterModel(BaseModel):
     """Whether turns are remembered; default: they are."""
 
     _host: Host | None = PrivateAttr(default=None)
+    _counter: PromptCounter | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any, /) -> None:
         """The name of an adapter's model is the model's."""
@@ -105,6 +108,35 @@ class AdapterModel(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What tells this model's answers from another's."""
         return self.model_dump(include=set(AdapterModel.model_fields), exclude_none=True)
+
+    # --- counting
+
+    @property
+    def counter(self) -> PromptCounter:
+        """Counts tokens as the model does; what is not loaded for that stays so, and no network is asked.
+
+        Raises:
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self._counter is None:
+            if self.llm is not None:
+                self._counter = PromptCounter(self.llm.turns.model.tokenizer, self.llm.turns.steering)
+            else:
+                with translated(None):
+                    self._counter = counter_here(self.model, self._adapter_settings().home)
+        return self._counter
+
+    def _adapter_settings(self) -> Settings:
+        return load_settings(**{"model": self.model, **self.settings})
+
+    def _context_tokens(self) -> int | None:
+        """The model's context, of an open adapter or of its configuration; None where that is not on this machine."""
+        if self.llm is not None:
+            return self.llm.turns.model.context_tokens
+        try:
+            return context_here(self.model, self._adapter_settings().home)
+        except SemShareError:
+            return None
 
     # --- a call
 
