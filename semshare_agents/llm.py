@@ -363,7 +363,12 @@ class SemShareLLM:
         yield Piece("", generation)
 
     async def forget(
-        self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None
+        self,
+        *,
+        turn: int | None = None,
+        session: str | None = None,
+        tenant: str | None = None,
+        dry_run: bool = False,
     ) -> Forgotten:
         """Remove a turn, a session, or with `tenant` alone all of a tenant: text, names and KV, in every tier.
 
@@ -374,9 +379,11 @@ class SemShareLLM:
             turn: The turn's id, as reports give it.
             session: The session's name.
             tenant: Whose they are; default for a turn or a session: the setting.
+            dry_run: Only say what would go along, with counts and bytes.
 
         Raises:
             ConfigurationError: nothing, or both a turn and a session are given.
+            NotStoredError: it is not there, and nothing was removed; the message has the nearest names.
             RegistryError: the database fails.
             StoreError: a file cannot be removed; `semshare verify --fix` removes what is left.
         """
@@ -384,7 +391,9 @@ class SemShareLLM:
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
         turns = self.turns
         whose = tenant_of(self.settings, tenant)
-        found = await turns.registry.forget(whose, session=session, turn_id=turn)
+        found = await turns.registry.forget(whose, session=session, turn_id=turn, dry_run=dry_run)
+        if dry_run:
+            return found
         for idle in (self._repairer, self._guard):
             if idle is not None:
                 idle.give_up(found.turn_ids)
@@ -430,6 +439,7 @@ class SemShareLLM:
 
         Raises:
             ConfigurationError: not one of turn and session is given.
+            NotStoredError: it is not there.
             RegistryError: the database fails.
         """
         turns = self.turns
