@@ -53,9 +53,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 
-UNWRITTEN_TURNS = 32
-"""Turns whose files may still have to be written; what waits for a file is in RAM beside the budget."""
-
 
 class SemShareLLM:
     """A causal language model with a memory made of KV.
@@ -244,11 +241,6 @@ class SemShareLLM:
         except (RegistryError, StoreError) as e:
             log.warning("rows of blocks that are gone stay until they are missed: %s", e)
 
-    async def _written_up(self) -> None:
-        """Let a turn wait while the disk is more than `UNWRITTEN_TURNS` behind."""
-        while len(self._background) >= UNWRITTEN_TURNS:
-            await asyncio.wait(self._background, return_when=asyncio.FIRST_COMPLETED)
-
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
         while self._background:
@@ -328,8 +320,6 @@ class SemShareLLM:
         began = time.time()
         guard = self._guard
         assert guard is not None
-        if request.store:
-            await self._written_up()
         admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request)
         answer = guard.watched(admitted, prefilled)
