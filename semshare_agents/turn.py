@@ -26,7 +26,7 @@ from semshare_agents.answering import Answer, Answering
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
-from semshare_agents.match.align import align, align_semantic, unmatched_regions
+from semshare_agents.match.align import align, align_semantic, unmatched_regions, why_unlike
 from semshare_agents.match.facts import GUARDS, guarded
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.matchers import Matcher, along_path
@@ -41,7 +41,7 @@ from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
 from semshare_agents.observe.clock import Clock
-from semshare_agents.observe.report import exact_frontier, make_report
+from semshare_agents.observe.report import computed_again, exact_frontier, make_report
 from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
@@ -59,7 +59,7 @@ from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner
-from semshare_agents.values import Alignment, Ints, Kind, Plan, Report, Reuse, Scope
+from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Report, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +199,7 @@ class Turns:
         except BaseException:
             run.close()
             raise
+        plan = replace(plan, reason=plan.reason or computed_again(request.reuse, alignment, plan, misses))
         report = make_report(
             alignment,
             plan,
@@ -256,6 +257,7 @@ class Turns:
             alignment = await threads.work(align, prompt, found, least)
         question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
         regions = unmatched_regions(alignment, question) if reuse.allows(Reuse.SEMANTIC) else []
+        similar: list[Donor] = []
         if regions:
             with clock.stage("find"):
                 free = np.concatenate([prompt[a:b] for a, b in regions])
@@ -274,6 +276,9 @@ class Turns:
                 if (alignment.kind == Kind.SEMANTIC).any():
                     shares = await threads.work(asked, prompt, question, self.texts)
                     alignment = replace(alignment, asked=shares)
+        if reuse.allows(Reuse.SEMANTIC) and not (alignment.kind == Kind.SEMANTIC).any():
+            unlike = why_unlike(alignment, regions, similar, self.similarity_threshold)
+            alignment = replace(alignment, refused=unlike)
         guard = GUARDS[request.fidelity.like if self.fact_guard == "auto" else self.fact_guard]
         if guard is not None:
             with clock.stage("guard"):

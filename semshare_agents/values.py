@@ -184,7 +184,7 @@ class Alignment:
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
         doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
-        refused: Why semantic matches were given up; empty otherwise.
+        refused: Why the loosest matches asked for were not found, given up or lost; empty otherwise.
         asked: What each token's passage has in common with the question, shape `(tokens,)`; empty where nobody looked.
     """
 

@@ -61,6 +61,8 @@ def look_at_moved(alignment: Alignment, share: float, required: Ints) -> Look | 
     if round(budget) < LEAST_LOOK_ROWS:
         return None
     rows = np.setdiff1d(np.concatenate(parts), required)
+    if not len(rows):
+        return None  # all of them are computed anyway
     return Look(rows, np.ones(len(rows), np.float32), min(round(budget), len(rows)))
 
 

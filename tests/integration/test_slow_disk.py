@@ -1,4 +1,4 @@
-"""A disk slower than the answers: what waits for it is within RAM's budget, turns wait, and nothing promised is lost."""
+"""A disk slower than the answers: what waits for it is within the RAM budget, turns wait, nothing promised is lost."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.reuse import cost
 from semshare_agents.reuse.cost import CostModel, Speeds
+from semshare_agents.reuse.look import look_at_moved
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
 from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy
 from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan
@@ -156,7 +157,7 @@ def test_nothing_found_is_cold_with_a_reason() -> None:
     assert nothing.cold
     assert nothing.rows.tolist() == list(range(TOKENS))
     assert nothing.reason
-    unlike = plan(replace(Alignment.empty(TOKENS), similarity=0.31))
+    unlike = plan(replace(Alignment.empty(TOKENS), refused="similarity 0.31 is low"))
     assert "0.31" in unlike.reason
 
 
@@ -256,3 +257,9 @@ def test_a_few_shared_tokens_never_pay_by_a_measurement_of_a_busy_machine(
     for _ in ("measured", "kept"):
         model = CostModel(cost.measured(rows, 2048, "f" * 64, tmp_path), rows.token_bytes)
         assert model.reuse_seconds(np.arange(16, 1000), 1.0, 16, 0) * 1.1 > model.cold_seconds(1000)
+
+
+def test_moved_text_that_is_computed_anyway_is_not_looked_at() -> None:
+    alignment = aligned((50, 150, Kind.MOVED, 0, 20))
+    assert look_at_moved(alignment, 1.0, np.zeros(0, np.int64)) is not None
+    assert look_at_moved(alignment, 1.0, np.arange(50, 150)) is None
