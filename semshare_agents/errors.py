@@ -5,6 +5,7 @@
     SemShareError
     ├── ConfigurationError (ValueError)     a setting or argument is wrong
     │   ├── CalibrationError                a drift calibration is missing turns, unreadable or another model's
+    │   ├── NotStoredError                  a tenant, session or turn that is named is not stored
     │   └── PinError                        what is pinned does not fit a budget or a quota, or is not there
     ├── ModelError
     │   ├── ModelNotFoundError              no model at that folder, file or hub id
@@ -40,6 +41,10 @@ class ConfigurationError(SemShareError, ValueError):
 
 class CalibrationError(ConfigurationError):
     """A drift calibration cannot be made or used; the message says what to run."""
+
+
+class NotStoredError(ConfigurationError):
+    """A tenant, session or turn that is named is not stored; the message has the nearest names."""
 
 
 class PinError(ConfigurationError):

@@ -147,7 +147,9 @@ class Guard(IdleWork[Job]):
             return Admitted(request)
         model = self._turns.model
         try:
-            scope = await self._turns.registry.scope(request.tenant, self._turns.kv_fingerprint, model.name)
+            scope = await self._turns.registry.scope(
+                request.tenant, self._turns.kv_fingerprint, model.name, make=request.store
+            )
             watches = await self._watches_of(scope)
         except RegistryError as e:
             # Without its registry the turn will run cold, which needs no limit.

@@ -29,7 +29,7 @@ from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.tracing import Tracing
-from semshare_agents.options import request_of
+from semshare_agents.options import request_of, said, tenant_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
 from semshare_agents.remeasure import Remeasurer
 from semshare_agents.remember import Kept, keep, make_durable, remember, settle_departures
@@ -55,9 +55,6 @@ from semshare_agents.values import CallPart, Generation, Messages, Piece, Reuse,
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
-
-UNWRITTEN_TURNS = 32
-"""Turns whose files may still have to be written; what waits for a file is in RAM beside the budget."""
 
 
 class SemShareLLM:
@@ -257,11 +254,6 @@ class SemShareLLM:
         except (RegistryError, StoreError) as e:
             log.warning("rows of blocks that are gone stay until they are missed: %s", e)
 
-    async def _written_up(self) -> None:
-        """Let a turn wait while the disk is more than `UNWRITTEN_TURNS` behind."""
-        while len(self._background) >= UNWRITTEN_TURNS:
-            await asyncio.wait(self._background, return_when=asyncio.FIRST_COMPLETED)
-
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
         while self._background:
@@ -310,9 +302,9 @@ class SemShareLLM:
             system: System prompt; it may change from one process to the next.
             defaults: Keyword arguments of `generate` for all its turns.
         """
-        if not name:
-            raise ConfigurationError("a session needs a name")
-        return Session(self, name, tenant or self.settings.tenant, system, defaults)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a session needs a name, not {name!r}")
+        return Session(self, name, tenant_of(self.settings, tenant), system, said(defaults))
 
     async def generate(self, messages: Messages, **options: Any) -> Generation:
         """Answer a message list.
@@ -348,8 +340,6 @@ class SemShareLLM:
         turns, request = self.turns, request_of(self.settings, messages, options)
         guard = self._guard
         assert guard is not None
-        if request.store:
-            await self._written_up()
         with clock.stage("admit"):
             admitted = await guard.admit(request)
         prefilled = await turns.prefill(admitted.request, clock)
@@ -389,7 +379,12 @@ class SemShareLLM:
         yield Piece("", generation)
 
     async def forget(
-        self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None
+        self,
+        *,
+        turn: int | None = None,
+        session: str | None = None,
+        tenant: str | None = None,
+        dry_run: bool = False,
     ) -> Forgotten:
         """Remove a turn, a session, or with `tenant` alone all of a tenant: text, names and KV, in every tier.
 
@@ -400,17 +395,21 @@ class SemShareLLM:
             turn: The turn's id, as reports give it.
             session: The session's name.
             tenant: Whose they are; default for a turn or a session: the setting.
+            dry_run: Only say what would go along, with counts and bytes.
 
         Raises:
             ConfigurationError: nothing, or both a turn and a session are given.
+            NotStoredError: it is not there, and nothing was removed; the message has the nearest names.
             RegistryError: the database fails.
             StoreError: a file cannot be removed; `semshare verify --fix` removes what is left.
         """
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
         turns = self.turns
-        whose = self.settings.tenant if tenant is None else tenant
-        found = await turns.registry.forget(whose, session=session, turn_id=turn)
+        whose = tenant_of(self.settings, tenant)
+        found = await turns.registry.forget(whose, session=session, turn_id=turn, dry_run=dry_run)
+        if dry_run:
+            return found
         for idle in (self._repairer, self._guard):
             if idle is not None:
                 idle.give_up(found.turn_ids)
@@ -456,18 +455,19 @@ class SemShareLLM:
 
         Raises:
             ConfigurationError: not one of turn and session is given.
+            NotStoredError: it is not there.
             RegistryError: the database fails.
         """
         turns = self.turns
         pinning.one_of(session, turn)
-        whose = self.settings.tenant if tenant is None else tenant
+        whose = tenant_of(self.settings, tenant)
         ended = await turns.registry.unpin(whose, session=session, turn_id=turn)
         await pinning.refresh(turns.registry, turns.tiers)
         return ended
 
     async def pins(self, *, tenant: str | None = None) -> list[Pin]:
         """What of a tenant is pinned, oldest first; default: the setting's tenant."""
-        return await self.turns.registry.pins(self.settings.tenant if tenant is None else tenant)
+        return await self.turns.registry.pins(tenant_of(self.settings, tenant))
 
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""

@@ -1,7 +1,8 @@
-"""What may be said with a call: the options of `SemShareLLM.generate`."""
+"""What may be said with a call: the options of `SemShareLLM.generate`. None says nothing; every other value counts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,35 +13,77 @@ from semshare_agents.steering import wanted, without_template
 from semshare_agents.values import Fidelity, Messages, Reuse, Sampling
 
 
-def request_of(settings: Settings, messages: Messages, options: dict[str, Any]) -> Request:
+def said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say something: one that is None was not given, and what stands behind it counts."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def tenant_of(settings: Settings, tenant: str | None) -> str:
+    """Whose memory is meant; for None the setting's.
+
+    Raises:
+        ConfigurationError: the name is empty or no text: another tenant must not be taken for it.
+    """
+    return settings.tenant if tenant is None else _name("tenant", tenant)
+
+
+def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any]) -> Request:
     """A request from the options of `SemShareLLM.generate`, with the settings where an option is not given.
 
     Raises:
         ConfigurationError: an option is unknown or has a wrong value.
         PromptError: the tools or the schema are malformed.
     """
-    options = dict(options)
-    tenant = options.pop("tenant", None) or settings.tenant
-    reuse = options.pop("reuse", None)
-    fidelity = options.pop("fidelity", None)
-    sampling = options.pop("sampling", None) or Sampling(max_new_tokens=settings.max_new_tokens)
-    want = wanted(
-        options.pop("tools", None),
-        options.pop("tool_choice", None),
-        bool(options.pop("parallel_tool_calls", False)),
-        options.pop("response_schema", None),
-    )
-    fixed = {name: options.pop(name) for name in ("session", "store", "ablations", "raw") if name in options}
-    want = without_template(want) if fixed.get("raw") else want
-    fields = set(Sampling.__dataclass_fields__)
-    unknown = set(options) - fields
-    if unknown:
-        raise ConfigurationError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(sorted(fields))}")
-    if isinstance(options.get("stop"), str):
-        options["stop"] = (options["stop"],)
-    sampling = replace(sampling, **{k: tuple(v) if k == "stop" else v for k, v in options.items() if v is not None})
-    if "ablations" in fixed and not (fixed["ablations"] <= ABLATIONS):
+    given = said(options)
+    tenant = tenant_of(settings, given.pop("tenant", None))
+    session = _name("session", given.pop("session")) if "session" in given else None
+    reuse = Reuse.parse(given.pop("reuse", settings.reuse))
+    fidelity = Fidelity.parse(given.pop("fidelity", settings.fidelity))
+    store, raw = _switch(given, "store", True), _switch(given, "raw", False)
+    tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
+    want = wanted(tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None))
+    want = without_template(want) if raw else want
+    ablations = frozenset(given.pop("ablations", ()))
+    if not ablations <= ABLATIONS:
         raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
-    word = settings.reuse if reuse is None else Reuse.parse(reuse)
-    dial = settings.fidelity if fidelity is None else Fidelity.parse(fidelity)
-    return Request(messages=messages, tenant=tenant, reuse=word, sampling=sampling, fidelity=dial, want=want, **fixed)
+    return Request(
+        messages=messages,
+        tenant=tenant,
+        reuse=reuse,
+        sampling=_sampling(settings, given),
+        session=session,
+        want=want,
+        store=store,
+        fidelity=fidelity,
+        ablations=ablations,
+        raw=raw,
+    )
+
+
+def _sampling(settings: Settings, given: dict[str, Any]) -> Sampling:
+    """How tokens are drawn, of the options that are left."""
+    sampling = given.pop("sampling", Sampling(max_new_tokens=settings.max_new_tokens))
+    known = set(Sampling.__dataclass_fields__)
+    if unknown := sorted(set(given) - known):
+        raise ConfigurationError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    stop = given.get("stop", ())
+    if not isinstance(stop, str | list | tuple):
+        raise ConfigurationError(f"stop must be a string or a list of strings, not {type(stop).__name__}")
+    if "stop" in given:
+        given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    changed: Sampling = replace(sampling, **given)
+    return changed
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{what} must be a name, not {value!r}: leave it out or give None for none")
+    return value
+
+
+def _switch(given: dict[str, Any], name: str, default: bool) -> bool:
+    """Take out an option that is true or false; what only looks like one of them is refused."""
+    value = given.pop(name, default)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value

@@ -7,9 +7,11 @@ makes its row visible to other processes. Where there is no fast tier, files com
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Event
 from uuid import uuid4
 
 import numpy as np
@@ -25,8 +27,7 @@ from semshare_agents.observe.report import effective_kinds
 from semshare_agents.pinning import refresh
 from semshare_agents.registry import NewBlock, NewTurn, Registry
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.content import describe
-from semshare_agents.store.packing import Packed
+from semshare_agents.store.content import Content, describe
 from semshare_agents.store.tiers import NO_OWNER, Departure, Owner, Tiers
 from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind, Scope
@@ -40,14 +41,14 @@ class Stored:
 
     Attributes:
         turn_id: The turn.
-        unwritten: Blocks that only this process has.
+        unwritten: Blocks that only this process has, in a tier that keeps them until their files are written.
         superseded: Pairs of keys `(short block, longer block that takes its place)`.
         repairable: Whether some of its KV is approximate and all of it was kept.
         owner: Whose it is.
     """
 
     turn_id: int
-    unwritten: tuple[tuple[NewBlock, Packed], ...]
+    unwritten: tuple[NewBlock, ...]
     superseded: tuple[tuple[str, str], ...] = ()
     repairable: bool = False
     owner: Owner = NO_OWNER
@@ -60,23 +61,26 @@ class Kept:
     Attributes:
         tokens: Tokens whose KV the run had, shape `(tokens,)`.
         exact_tokens: Of these, the prefix that equals a cold run's.
-        blocks: Their blocks, with their KV where a file is still to be written.
+        blocks: Their blocks, as far as a tier has them.
         superseded: Pairs of keys `(short block, longer block that takes its place)`.
     """
 
     tokens: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     exact_tokens: int = 0
-    blocks: tuple[tuple[NewBlock, Packed | None], ...] = ()
+    blocks: tuple[NewBlock, ...] = ()
     superseded: tuple[tuple[str, str], ...] = ()
 
     @property
     def fresh(self) -> list[str]:
         """Keys that nothing but this turn will name."""
-        return [block.key for block, _ in self.blocks if not block.known]
+        return fresh(self.blocks)
 
 
 async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
     """Keep the KV that a run has so far in the fastest tier with room.
+
+    Where the RAM's budget is full of blocks that wait for a slow disk, blocks are written at once, and the turn waits.
+    What a caller who goes away meanwhile leaves behind is forgotten.
 
     Raises:
         RegistryError: the database cannot be used.
@@ -88,9 +92,27 @@ async def keep(turns: Turns, prefilled: Prefilled) -> Kept:
     blocks, superseded = await _blocks(turns, prefilled, run, tokens)
     owner = owner_of(prefilled)
     await refresh(turns.registry, turns.tiers)
-    kept = await threads.store(keep_blocks, turns, prefilled.scope, run, blocks, owner)
-    await settle_departures(turns)
-    return Kept(tokens, min(run.exact, len(tokens)), tuple(kept), tuple(superseded))
+    exact, stop = min(run.exact, len(tokens)), Event()
+    keeping = asyncio.ensure_future(threads.store(keep_blocks, turns, prefilled.scope, run, blocks, owner, stop.is_set))
+    try:
+        kept = await asyncio.shield(keeping)
+        await settle_departures(turns)
+    except BaseException:
+        stop.set()
+        keeping.add_done_callback(lambda done: _forget_kept(turns, done))
+        raise
+    return Kept(tokens, exact, tuple(kept), tuple(superseded))
+
+
+def _forget_kept(turns: Turns, keeping: asyncio.Future[list[NewBlock]]) -> None:
+    """Forget what nobody will register; what was not kept to the end has cleaned up after itself."""
+    if not keeping.cancelled() and keeping.exception() is None:
+        threads.store_later(turns.tiers.forget, fresh(keeping.result()))
+
+
+def fresh(blocks: Sequence[NewBlock]) -> list[str]:
+    """Keys of blocks that no row names yet."""
+    return [block.key for block in blocks if not block.known]
 
 
 async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept) -> Stored:
@@ -100,7 +122,7 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
         RegistryError: the database cannot be written.
     """
     tokens, exact = kept.tokens, kept.exact_tokens
-    registered = tuple(block for block, _ in kept.blocks)
+    registered = kept.blocks
     new_turn = NewTurn(
         tokens=tokens,
         blocks=registered,
@@ -116,15 +138,19 @@ async def remember(turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kep
     )
     turn_id = await turns.registry.add_turn(prefilled.scope, new_turn)
     await drop_taken(turns, registered)
-    unwritten = tuple((b, kv) for b, kv in kept.blocks if kv is not None and not b.durable)
     present = {b.key for b in registered}
     return Stored(
         turn_id,
-        unwritten,
+        unwritten(registered),
         tuple(pair for pair in kept.superseded if pair[1] in present),
         repairable=exact < len(tokens) and _unbroken(registered, len(tokens)),
         owner=owner_of(prefilled),
     )
+
+
+def unwritten(blocks: Sequence[NewBlock]) -> tuple[NewBlock, ...]:
+    """New blocks that only RAM has."""
+    return tuple(block for block in blocks if not block.known and not block.durable)
 
 
 async def drop_taken(turns: Turns, blocks: Sequence[NewBlock]) -> None:
@@ -151,8 +177,11 @@ def _unbroken(blocks: Sequence[NewBlock], tokens: int) -> bool:
 
 async def make_durable(turns: Turns, fingerprint: str, stored: Stored) -> None:
     """Write a stored turn's new blocks to disk, then let every process see them; retire the blocks they replace."""
-    async with turns.writing:
-        replaced = await _write_files(turns, fingerprint, stored)
+    try:
+        async with turns.writing:
+            replaced = await _write_files(turns, fingerprint, stored)
+    finally:
+        turns.tiers.written([block.key for block in stored.unwritten])
     await retire(turns, replaced)
 
 
@@ -160,7 +189,7 @@ async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[s
     """Returns the keys of replaced blocks."""
     await refresh(turns.registry, turns.tiers)
     if turns.tiers.durable is not None and (stored.unwritten or turns.unwritten):
-        with turns.tiers.leases.hold([b.key for b, _ in stored.unwritten]):
+        with turns.tiers.leases.hold([b.key for b in stored.unwritten]):
             written = await threads.store(_write, turns, fingerprint, stored)
         # Room may have been needed before a file was written; its row is gone then.
         unnamed = await turns.registry.made_durable(written)
@@ -168,7 +197,7 @@ async def _write_files(turns: Turns, fingerprint: str, stored: Stored) -> list[s
     await threads.store(turns.tiers.sweep)
     await settle_departures(turns)
     # Large turns evict their own blocks from RAM; those that the disk refuses too are nowhere.
-    nowhere = [b.key for b, _ in stored.unwritten if not turns.tiers.anywhere(b.key)]
+    nowhere = [b.key for b in stored.unwritten if not turns.tiers.anywhere(b.key)]
     await turns.registry.drop_blocks(nowhere, "evict", "no tier had room")
     return [old for old, new in stored.superseded if await turns.registry.supersede(old, new)]
 
@@ -219,37 +248,29 @@ async def retire(turns: Turns, keys: Sequence[str]) -> None:
 
 
 def _write(turns: Turns, fingerprint: str, stored: Stored) -> list[str]:
-    """Write what waits and what is new; where one block cannot be written, the rest waits for the next turn."""
+    """Write what waits and what is new; where one block cannot be written, the rest waits for the next turn.
+
+    What waits for a disk that fails may be let go: RAM then works as if there were no disk.
+    """
     written: list[str] = []
-    new = [(BlockInfo(b.key, fingerprint, b.length), b.start, stored.owner, kv) for b, kv in stored.unwritten]
+    new = {b.key: (BlockInfo(b.key, fingerprint, b.length), b.start, stored.owner) for b in stored.unwritten}
     failed = False
-    for info, depth, owner, kv in [*_waiting(turns), *new]:
-        kept = False
-        if not failed:
+    for key, (info, depth, owner) in {**turns.unwritten, **new}.items():
+        kv, kept = turns.tiers.in_memory(info), False
+        if kv is not None and not failed:
             try:
                 kept = turns.tiers.keep_durable(info, kv, depth, owner)
             except StoreError as e:
                 log.warning("blocks stay in memory until they can be written: %s", e)
                 failed = True
-        if failed:
-            turns.unwritten[info.key] = (info, depth, owner)
-            continue
-        turns.unwritten.pop(info.key, None)
-        if kept:
-            written.append(info.key)
-    return written
-
-
-def _waiting(turns: Turns) -> list[tuple[BlockInfo, int, Owner, Packed]]:
-    """Blocks that could not be written before and are still in RAM; the others are forgotten."""
-    found: list[tuple[BlockInfo, int, Owner, Packed]] = []
-    for key, (info, depth, owner) in list(turns.unwritten.items()):
-        kv = turns.tiers.fast.store.get_packed(info) if turns.tiers.fast is not None else None
-        if kv is None:
-            del turns.unwritten[key]
+        turns.tiers.written([key])
+        if kv is not None and failed:
+            turns.unwritten[key] = (info, depth, owner)
         else:
-            found.append((info, depth, owner, kv))
-    return found
+            turns.unwritten.pop(key, None)
+        if kept:
+            written.append(key)
+    return written
 
 
 async def _blocks(
@@ -344,8 +365,13 @@ def _short_twin(prefilled: Prefilled, start: int, length: int) -> str | None:
 
 
 def keep_blocks(
-    turns: Turns, scope: Scope, run: RowRun, blocks: Sequence[NewBlock], owner: Owner
-) -> list[tuple[NewBlock, Packed | None]]:
+    turns: Turns,
+    scope: Scope,
+    run: RowRun,
+    blocks: Sequence[NewBlock],
+    owner: Owner,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[NewBlock]:
     """Copy new blocks out of a buffer into the fastest tier with room; deepest first, so that heads count as used last.
 
     Args:
@@ -354,31 +380,47 @@ def keep_blocks(
         run: Has their KV.
         blocks: What to keep; those that are known already stay as they are.
         owner: Whose they are.
+        stopped: Whether nobody wants them any more.
 
     Returns:
-        The blocks that are kept, with their KV where a file is still to be written.
+        The blocks that are kept.
+
+    Raises:
+        StoreError: nobody wants them any more. After this or any other error none is kept.
     """
-    kept: list[tuple[NewBlock, Packed | None]] = []
+    kept: list[NewBlock] = []
     contents = describe(scope, run.tokens, [(b.start, b.length) for b in blocks], run.exact)
-    for block, content in zip(reversed(blocks), reversed(contents), strict=True):
-        if block.known:
-            turns.tiers.touch([block.key], owner)
-            kept.append((block, None))
-            continue
-        kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
-        kv = replace(kv, content=content.text())
-        block = replace(block, size_bytes=kv.nbytes)
-        info = BlockInfo(block.key, scope.fingerprint, block.length)
-        try:
-            if turns.tiers.keep_fast(info, kv, block.start, owner):
-                fast = turns.tiers.fast
-                copy = fast.get(info) if fast is not None else None
-                kept.append((block, kv.copy() if copy is None else copy))
-            elif turns.tiers.keep_durable(info, kv, block.start, owner):
-                kept.append((replace(block, durable=True), None))
-        except StoreError as e:
-            log.warning("a block is not kept: %s", e)
+    try:
+        for block, content in zip(reversed(blocks), reversed(contents), strict=True):
+            if stopped():
+                raise StoreError("the turn was given up while it was stored")
+            found = _keep_block(turns, scope, run, block, content, owner)
+            kept += [] if found is None else [found]
+    except BaseException:
+        turns.tiers.forget(fresh(kept))
+        raise
     return kept[::-1]
+
+
+def _keep_block(
+    turns: Turns, scope: Scope, run: RowRun, block: NewBlock, content: Content, owner: Owner
+) -> NewBlock | None:
+    """A block as it is kept; None where no tier has room or can be written."""
+    if block.known:
+        turns.tiers.touch([block.key], owner)
+        return block
+    kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
+    kv = replace(kv, content=content.text())
+    block = replace(block, size_bytes=kv.nbytes)
+    info = BlockInfo(block.key, scope.fingerprint, block.length)
+    try:
+        if turns.tiers.keep_fast(info, kv, block.start, owner, until_written=True):
+            return block
+        if turns.tiers.keep_durable(info, kv, block.start, owner):
+            return replace(block, durable=True)
+    except StoreError as e:
+        log.warning("a block is not kept: %s", e)
+    return None
 
 
 def _bands(turns: Turns, prefilled: Prefilled, tokens: Ints) -> list[int]:

@@ -25,7 +25,17 @@ from semshare_agents.match.find import find
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import RowRun
 from semshare_agents.pinning import refresh
-from semshare_agents.remember import Stored, drop_taken, keep_blocks, make_durable, new_block, retire, settle_departures
+from semshare_agents.remember import (
+    Stored,
+    drop_taken,
+    fresh,
+    keep_blocks,
+    make_durable,
+    new_block,
+    retire,
+    settle_departures,
+    unwritten,
+)
 from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.store.tiers import Owner
 from semshare_agents.turn import Turns
@@ -144,21 +154,18 @@ class Repairer(IdleWork[Job]):
         owner = Owner(scope.tenant, job.session or "")
         await refresh(turns.registry, turns.tiers)
         kept = await threads.store(keep_blocks, turns, scope, run, blocks, owner)
-        await settle_departures(turns)
-        if len(kept) < len(blocks):
-            log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
-            await threads.store(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
-            return
         reached = blocks[-1].start + blocks[-1].length
         try:
-            unused = await turns.registry.repaired(
-                scope, job.turn_id, [b for b, _ in kept], reached, finished=reached == len(tokens)
-            )
+            await settle_departures(turns)
+            if len(kept) < len(blocks):
+                log.warning("turn %d stays approximate: no tier has room for what was repaired", job.turn_id)
+                await threads.store(turns.tiers.forget, fresh(kept))
+                return
+            unused = await turns.registry.repaired(scope, job.turn_id, kept, reached, finished=reached == len(tokens))
         except BaseException:
             # KV that no row names would stay for ever.
-            await threads.store(turns.tiers.forget, [b.key for b, _ in kept if not b.known])
+            await threads.store(turns.tiers.forget, fresh(kept))
             raise
-        await drop_taken(turns, [b for b, _ in kept])
-        unwritten = tuple((b, kv) for b, kv in kept if kv is not None and not b.durable)
-        await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten, owner=owner))
+        await drop_taken(turns, kept)
+        await make_durable(turns, scope.fingerprint, Stored(job.turn_id, unwritten(kept), owner=owner))
         await retire(turns, unused)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
 from semshare_agents.observe.clock import Clock
+from semshare_agents.options import said
 from semshare_agents.registry import Pin
 from semshare_agents.values import Generation, Piece
 
@@ -20,7 +21,11 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """A conversation. Turns of one session follow one another; turns of different sessions run side by side."""
+    """A conversation. Turns of one session follow one another; turns of different sessions run side by side.
+
+    What is said with `store=False` is known to this object alone: turns with `store=False` that follow at once are told
+    of it, and a turn that is stored never is, since it would be stored with it.
+    """
 
     def __init__(self, llm: SemShareLLM, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
         self._llm = llm
@@ -30,13 +35,19 @@ class Session:
         self._defaults = defaults
         self._lock = asyncio.Lock()
         self._messages: list[dict[str, Any]] | None = None
+        self._unstored: list[dict[str, Any]] = []
         self._forgets = 0
 
     async def messages(self) -> list[dict[str, Any]]:
         """The conversation so far."""
+        async with self._lock:
+            return [*await self._stored(), *self._unstored]
+
+    async def _stored(self) -> list[dict[str, Any]]:
+        """The conversation as far as it is, or may be, stored."""
         registry = self._llm.turns.registry
         if self._messages is not None and await self._was_forgotten():
-            self._messages = None
+            self._messages, self._unstored = None, []
         if self._messages is None:
             self._forgets = await registry.newest_forget()
             history = await registry.history(self.tenant, self.name)
@@ -70,15 +81,25 @@ class Session:
     async def stream(self, text: str, **options: Any) -> AsyncGenerator[Piece]:
         """Say something and get the answer piece by piece; a turn that is broken off leaves the history unchanged."""
         clock = Clock()
+        options = {**self._defaults, **said(options), "tenant": self.tenant, "session": self.name}
         async with self._lock:
             with clock.stage("admit"):
-                messages = [*await self.messages(), {"role": "user", "content": text}]
-            options = {**self._defaults, **options, "tenant": self.tenant, "session": self.name}
-            async with aclosing(self._llm.stream(messages, clock=clock, **options)) as pieces:
+                history = await self._stored()
+            kept = options.get("store", True)
+            before = [] if kept else self._unstored
+            asked = {"role": "user", "content": text}
+            async with aclosing(self._llm.stream([*history, *before, asked], clock=clock, **options)) as pieces:
                 async for piece in pieces:
                     if piece.generation is not None:
-                        self._messages = [*messages, {"role": "assistant", "content": piece.generation.raw}]
+                        exchange = [asked, {"role": "assistant", "content": piece.generation.raw}]
+                        self._went_on(history, exchange, kept)
                     yield piece
+
+    def _went_on(self, history: list[dict[str, Any]], exchange: list[dict[str, Any]], kept: bool) -> None:
+        if kept:
+            self._messages, self._unstored = [*history, *exchange], []
+        else:
+            self._unstored = [*self._unstored, *exchange]
 
 
 async def whole(stream: AsyncGenerator[Piece]) -> Generation:

@@ -31,5 +31,10 @@ async def store(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await _run(_storers, partial(function, *args, **kwargs))
 
 
+def store_later(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """The same without waiting for it."""
+    _storers.submit(contextvars.copy_context().run, partial(function, *args, **kwargs))
+
+
 async def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, call)

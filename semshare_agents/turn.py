@@ -25,7 +25,7 @@ from semshare_agents.answering import Answer, Answering
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
-from semshare_agents.match.align import align, align_semantic, unmatched_regions
+from semshare_agents.match.align import align, align_semantic, unmatched_regions, why_unlike
 from semshare_agents.match.facts import GUARDS, guarded
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.matchers import Matcher, along_path
@@ -42,7 +42,7 @@ from semshare_agents.model.run import RowRun, Run, StockRun
 from semshare_agents.model.tokenise import check_length, question_tokens, tokenise_text
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.delays import timed
-from semshare_agents.observe.report import exact_frontier, make_report, saved
+from semshare_agents.observe.report import computed_again, exact_frontier, make_report, saved
 from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
@@ -60,7 +60,7 @@ from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner
-from semshare_agents.values import Alignment, Ints, Kind, Plan, Report, Reuse, Scope
+from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Report, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,10 @@ class Turns:
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
             with clock.stage("find"):
-                scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+                # What is not to be remembered leaves no name behind either.
+                scope = await self.registry.scope(
+                    request.tenant, self.kv_fingerprint, self.model.name, make=request.store
+                )
                 await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
@@ -217,6 +220,7 @@ class Turns:
         except BaseException:
             run.close()
             raise
+        plan = replace(plan, reason=plan.reason or computed_again(request.reuse, alignment, plan, misses))
         stages, elapsed = clock.told()
         report = make_report(
             alignment,
@@ -273,6 +277,7 @@ class Turns:
             alignment = await threads.work(align, prompt, found, least)
         question = question_tokens(self.model.tokenizer, [dict(m) for m in request.messages])
         regions = unmatched_regions(alignment, question) if reuse.allows(Reuse.SEMANTIC) else []
+        similar: list[Donor] = []
         if regions:
             with clock.stage("find"):
                 free = np.concatenate([prompt[a:b] for a, b in regions])
@@ -291,6 +296,9 @@ class Turns:
                 if (alignment.kind == Kind.SEMANTIC).any():
                     shares = await threads.work(asked, prompt, question, self.texts)
                     alignment = replace(alignment, asked=shares)
+        if reuse.allows(Reuse.SEMANTIC) and not (alignment.kind == Kind.SEMANTIC).any():
+            unlike = why_unlike(alignment, regions, similar, self.similarity_threshold)
+            alignment = replace(alignment, refused=unlike)
         guard = GUARDS[request.fidelity.like if self.fact_guard == "auto" else self.fact_guard]
         if guard is not None:
             with clock.stage("guard"):
@@ -345,7 +353,7 @@ class Turns:
                 wanted = infos(parts, scope, alignment)
             with self.tiers.leases.hold([i.key for i in wanted]):
                 with clock.stage("load"):
-                    owner = Owner(scope.tenant, request.session or "")
+                    owner = Owner(scope.tenant, (request.session or "") if request.store else "")
                     loaded = await threads.work(self.tiers.load, wanted, owner)
                 if not loaded.missing:
                     mover = None if NO_ROTATION in request.ablations else self.model.support.mover

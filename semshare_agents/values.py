@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -197,7 +198,7 @@ class Alignment:
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
         doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
-        refused: Why semantic matches were given up; empty otherwise.
+        refused: Why the loosest matches asked for were not found, given up or lost; empty otherwise.
         asked: What each token's passage has in common with the question, shape `(tokens,)`; empty where nobody looked.
     """
 
@@ -471,18 +472,31 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        whole, real = _is_whole, _is_real
         checks = (
-            (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
-            (self.temperature >= 0, "temperature must not be negative"),
-            (self.top_k >= 0, "top_k must not be negative"),
-            (0 < self.top_p <= 1, "top_p must be in (0, 1]"),
-            (self.repetition_penalty > 0, "repetition_penalty must be positive"),
-            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be in [-2, 2]"),
+            (whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens must be a number, at least 1"),
+            (real(self.temperature) and self.temperature >= 0, "temperature must be a number, not negative"),
+            (whole(self.top_k) and self.top_k >= 0, "top_k must be a whole number, not negative"),
+            (real(self.top_p) and 0 < self.top_p <= 1, "top_p must be in (0, 1]"),
+            (real(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty must be positive"),
+            (real(self.frequency_penalty) and abs(self.frequency_penalty) <= 2, "frequency_penalty must be in [-2, 2]"),
+            (
+                self.seed is None or (whole(self.seed) and -(2**63) <= self.seed < 2**64),
+                "seed must be a number of 64 bits",
+            ),
             (all(isinstance(s, str) and s for s in self.stop), "stop strings must be non-empty strings"),
         )
         for ok, problem in checks:
             if not ok:
                 raise ConfigurationError(problem)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 Messages = Sequence[Mapping[str, Any]]

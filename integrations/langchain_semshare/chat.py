@@ -15,6 +15,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_semshare import messages as convert
+from langchain_semshare.errors import translated
 from langchain_semshare.model import STRICT, AdapterModel, configured
 from langchain_semshare.structured import structured
 from semshare_agents.values import Piece
@@ -62,9 +63,39 @@ class ChatSemShare(AdapterModel, BaseChatModel):
             structured_output=True,
             temperature=True,
         )
-        if self.llm is not None:
-            profile["max_input_tokens"] = self.llm.turns.model.context_tokens
+        context_tokens = self._context_tokens()
+        if context_tokens is not None:
+            profile["max_input_tokens"] = context_tokens
         return profile
+
+    # --- counting
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text inside a message; see `get_num_tokens_from_messages` for whole prompts.
+
+        Raises:
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.counter.text(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the prompt that these messages and tools become: the `input_tokens` of a call.
+
+        Args:
+            messages: The messages; of a list that is no conversation each counts for itself.
+            tools: Tools in any of LangChain's forms, as they are bound.
+
+        Raises:
+            ModelInvalidRequestError: messages or tools cannot be told to a model.
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        counter = self.counter
+        with translated(None):
+            return counter.messages(self._told(messages), [convert_to_openai_tool(tool) for tool in tools or ()])
 
     # --- answers
 
@@ -142,9 +173,10 @@ class ChatSemShare(AdapterModel, BaseChatModel):
             tool_choice: `auto`, `none`, `any` (or `required`, or True), or the name of the tool that must be called.
                 Calls that must be made are valid JSON of the tool's schema on any model.
             parallel_tool_calls: Whether an answer may hold several calls.
-            kwargs: Further options of every call.
+            kwargs: Further options of every call; `strict` refuses tools whose schema a call cannot be held to in full.
         """
-        chosen = "required" if tool_choice is True else tool_choice or None
+        # False leaves it to the model, as with other models; an empty name is nobody's and will be refused.
+        chosen = {True: "required", False: None}[tool_choice] if isinstance(tool_choice, bool) else tool_choice
         bound = {"tool_choice": chosen, "parallel_tool_calls": parallel_tool_calls}
         return self.bind(
             tools=[convert_to_openai_tool(tool) for tool in tools],

@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_semshare.messages import metadata_of, usage_of
 from langchain_semshare.model import STRICT, AdapterModel
+from semshare_agents.options import said
 from semshare_agents.values import Generation, Piece
 
 
@@ -33,6 +34,16 @@ class SemShareCompletion(AdapterModel, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return {**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": "semshare"}
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, as it is continued: the `prompt_tokens` of a call.
+
+        Raises:
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.counter.raw(text)
+
     def _told(self, prompt: Any) -> list[dict[str, Any]]:
         return [{"role": "user", "content": prompt}]
 
@@ -43,7 +54,7 @@ class SemShareCompletion(AdapterModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        return self._result([self._answer(prompt, stop, {**kwargs, "raw": True}) for prompt in prompts])
+        return self._result([self._answer(prompt, stop, {"raw": True, **said(kwargs)}) for prompt in prompts])
 
     async def _agenerate(
         self,
@@ -52,7 +63,7 @@ class SemShareCompletion(AdapterModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        answers = (self._aanswer(prompt, stop, {**kwargs, "raw": True}) for prompt in prompts)
+        answers = (self._aanswer(prompt, stop, {"raw": True, **said(kwargs)}) for prompt in prompts)
         return self._result(await asyncio.gather(*answers))
 
     def _result(self, answers: list[Generation]) -> LLMResult:
@@ -74,7 +85,7 @@ class SemShareCompletion(AdapterModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        for piece in self._parts(prompt, stop, {**kwargs, "raw": True}):
+        for piece in self._parts(prompt, stop, {"raw": True, **said(kwargs)}):
             chunk = self._chunk(piece)
             if run_manager is not None:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -87,7 +98,7 @@ class SemShareCompletion(AdapterModel, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        async for piece in self._aparts(prompt, stop, {**kwargs, "raw": True}):
+        async for piece in self._aparts(prompt, stop, {"raw": True, **said(kwargs)}):
             chunk = self._chunk(piece)
             if run_manager is not None:
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)

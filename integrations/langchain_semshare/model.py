@@ -13,9 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_semshare.errors import ModelNotFoundError, translated
 from langchain_semshare.host import Host, OwnHost, Pieces, host_of
-from semshare_agents.errors import InvalidSchemaError
+from semshare_agents.counting import PromptCounter, counter_here
+from semshare_agents.errors import ConfigurationError, InvalidSchemaError, SemShareError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.settings import load_settings
+from semshare_agents.model.loading import context_here
+from semshare_agents.options import said
+from semshare_agents.settings import Settings, load_settings
+from semshare_agents.steering import Wanted
 from semshare_agents.values import Generation, Piece
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -68,6 +72,7 @@ class AdapterModel(BaseModel):
     """Whether turns are remembered; default: they are."""
 
     _host: Host | None = PrivateAttr(default=None)
+    _counter: PromptCounter | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any, /) -> None:
         """The name of an adapter's model is the model's."""
@@ -104,6 +109,35 @@ class AdapterModel(BaseModel):
         """What tells this model's answers from another's."""
         return self.model_dump(include=set(AdapterModel.model_fields), exclude_none=True)
 
+    # --- counting
+
+    @property
+    def counter(self) -> PromptCounter:
+        """Counts tokens as the model does; what is not loaded for that stays so, and no network is asked.
+
+        Raises:
+            ModelNotFoundError: the model's files are not on this machine.
+        """
+        if self._counter is None:
+            if self.llm is not None:
+                self._counter = PromptCounter(self.llm.turns.model.tokenizer, self.llm.turns.steering)
+            else:
+                with translated(None):
+                    self._counter = counter_here(self.model, self._adapter_settings().home)
+        return self._counter
+
+    def _adapter_settings(self) -> Settings:
+        return load_settings(**{"model": self.model, **self.settings})
+
+    def _context_tokens(self) -> int | None:
+        """The model's context, of an open adapter or of its configuration; None where that is not on this machine."""
+        if self.llm is not None:
+            return self.llm.turns.model.context_tokens
+        try:
+            return context_here(self.model, self._adapter_settings().home)
+        except SemShareError:
+            return None
+
     # --- a call
 
     @abstractmethod
@@ -111,31 +145,37 @@ class AdapterModel(BaseModel):
         """A prompt of LangChain's as messages of the adapter's."""
 
     def _options(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
-        """Options of the adapter's call; what is given wins over the model's fields.
+        """Options of the adapter's call; what is given wins over the model's fields, and None is not given.
 
         Raises:
+            ConfigurationError: the longest answer is given twice.
             ModelNotFoundError: another model is asked for.
             InvalidSchemaError: the response format is unknown.
         """
-        given = dict(given)
-        model = given.pop("model", None)
-        if model not in (None, self.model):
+        given = said(given)
+        model = given.pop("model", self.model)
+        if model != self.model:
             raise ModelNotFoundError(f"this model is {self.model!r}: make another one for {model!r}")
         for name in ("stream", "timeout", "strict"):
             given.pop(name, None)
+        if {"max_tokens", "max_new_tokens"} <= given.keys():
+            raise ConfigurationError("max_tokens and max_new_tokens are one option: give one of them")
         options = {name: getattr(self, name) for name in OF_MODEL}
-        options |= {"max_new_tokens": given.pop("max_tokens", None) or self.max_tokens, "stop": stop or self.stop}
+        options |= {"max_new_tokens": given.pop("max_tokens", self.max_tokens)}
+        options |= {"stop": self.stop if stop is None else stop}
         if "response_format" in given:
             options["response_schema"] = _schema_of(given.pop("response_format"))
-        options |= given
-        return {name: value for name, value in options.items() if value is not None}
+        return said({**options, **given})
 
     def _pieces(
         self, prompt: Any, stop: list[str] | None, given: dict[str, Any], timeout_seconds: float | None
     ) -> Pieces:
         messages, options = self._told(prompt), self._options(stop, given)
+        strict = _strict_schemas(options.get("tools"), given.get("strict"))
 
         async def pieces(llm: SemShareLLM) -> AsyncGenerator[Piece]:
+            for schema in strict:
+                await asyncio.to_thread(llm.turns.steering.constraint, Wanted(schema=schema))
             async with asyncio.timeout(timeout_seconds), aclosing(llm.stream(messages, **options)) as stream:
                 async for piece in stream:
                     yield piece
@@ -143,7 +183,7 @@ class AdapterModel(BaseModel):
         return pieces
 
     def _timeout(self, given: dict[str, Any]) -> float | None:
-        timeout: float | None = given.get("timeout", self.timeout)
+        timeout: float | None = said(given).get("timeout", self.timeout)
         return timeout
 
     def _answer(self, prompt: Any, stop: list[str] | None, given: dict[str, Any]) -> Generation:
@@ -191,11 +231,17 @@ class AdapterModel(BaseModel):
 
 def configured(config: RunnableConfig | None, given: dict[str, Any]) -> dict[str, Any]:
     """Options of a call with what its config says; LangGraph's thread is the session where none is named."""
-    said = ensure_config(config).get("configurable", {})
-    options = {name: said[name] for name in OF_CONFIG if said.get(name) is not None}
-    if "session" not in options and said.get("thread_id") is not None:
-        options["session"] = str(said["thread_id"])
-    return {**options, **given}
+    told = ensure_config(config).get("configurable", {})
+    options = said({name: told.get(name) for name in OF_CONFIG})
+    if "session" not in options and told.get("thread_id") is not None:
+        options["session"] = str(told["thread_id"])
+    return {**options, **said(given)}
+
+
+def _strict_schemas(tools: Any, strict: bool | None) -> list[dict[str, Any]]:
+    """Schemas of tools that a call has to keep to in full: those that say so, or with `strict` all of them."""
+    functions = [tool.get("function", {}) for tool in tools or () if isinstance(tool, dict)]
+    return [f["parameters"] for f in functions if f.get("parameters") and f.get("strict", strict)]
 
 
 def _schema_of(response_format: Any) -> dict[str, Any] | None:

@@ -209,7 +209,8 @@ class Routes:
     async def chat(self, body: schemas.ChatRequest, request: Request) -> Any:
         """Answer a conversation."""
         messages = [m.model_dump(exclude_none=True) for m in body.messages]
-        options = {"max_new_tokens": body.max_completion_tokens or body.max_tokens, **body.tool_options}
+        longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        options = {"max_new_tokens": longest, "store": body.store, **body.tool_options}
         for schema in body.strict_schemas:
             await asyncio.to_thread(self._llm.turns.steering.constraint, Wanted(schema=schema))
         return await self._answer(body, request, messages, ChatShape(self._model), options)
@@ -217,7 +218,8 @@ class Routes:
     async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:
         """Continue a text."""
         prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        options = {"max_new_tokens": body.max_tokens, "raw": True}
+        longest = schemas.TEXT_TOKENS if body.max_tokens is None else body.max_tokens
+        options = {"max_new_tokens": longest, "raw": True}
         messages = [{"role": "user", "content": prompt}]
         return await self._answer(body, request, messages, TextShape(self._model), options)
 
@@ -230,13 +232,14 @@ class Routes:
         options: dict[str, Any],
     ) -> Response | dict[str, Any]:
         self._check_model(body.model)
-        own = body.semshare
+        own = body.semshare or schemas.ReuseOptions()
         options |= {
             "tenant": request.state.tenant,
             "session": own.session,
             "reuse": own.reuse,
             "fidelity": own.fidelity,
-            "store": own.store,
+            # Whoever says it in one place must not find it undone by the other.
+            "store": False not in (own.store, options.get("store")),
             "temperature": body.temperature,
             "top_p": body.top_p,
             "seed": body.seed,
@@ -258,7 +261,7 @@ class Routes:
         except BaseException:
             await answering.aclose()
             raise
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         ping, grace = self._settings.ping_seconds, self._settings.shutdown_seconds
         return AnswerStream(answering, events(answering, shape, with_usage), ping, grace, self._traffic.cancelled.inc)
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 INT64 = 2**63
 MOST_TOOLS = 128
+TEXT_TOKENS = 16
 
 Text = Annotated[str, Field(max_length=4 * 1024**2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -98,8 +99,8 @@ class NamedTool(Strict):
 class StreamOptions(Strict):
     """How an answer is streamed."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = Field(None, description="events are never padded")
 
 
 class ReuseOptions(Strict):
@@ -108,7 +109,7 @@ class ReuseOptions(Strict):
     session: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
     reuse: Literal["off", "exact", "moved", "semantic"] | None = None
     fidelity: Literal["auto", "strict", "balanced", "fast"] | Annotated[float, Field(gt=0)] | None = None
-    store: bool = True
+    store: bool | None = Field(None, description="false: nothing of the turn is kept; default: it is kept")
 
 
 class TextFormat(Strict):
@@ -146,7 +147,7 @@ class Common(Strict):
     """What both kinds of completion take."""
 
     model: str
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -158,7 +159,7 @@ class Common(Strict):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     response_format: Format | None = None
     user: str | None = None
-    semshare: ReuseOptions = ReuseOptions()
+    semshare: ReuseOptions | None = None
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
@@ -179,7 +180,7 @@ class ChatRequest(Common):
     parallel_tool_calls: bool | None = Field(None, description="several calls in one answer; only where true")
     logprobs: Literal[False] | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    store: bool | None = Field(None, description="as in `semshare`; false in one of both is enough")
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -211,7 +212,7 @@ class CompletionRequest(Common):
     """Body of `/v1/completions`."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
-    max_tokens: Tokens | None = 16
+    max_tokens: Tokens | None = Field(None, description=f"default: {TEXT_TOKENS}, as with OpenAI")
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     logprobs: None = None

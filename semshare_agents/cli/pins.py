@@ -11,6 +11,7 @@ from rich.table import Table
 
 from semshare_agents.cli.common import HomeOption, console, settings_of
 from semshare_agents.cli.inspect import MIB, open_registry
+from semshare_agents.errors import NotStoredError
 
 if TYPE_CHECKING:
     from semshare_agents.registry import Pin
@@ -84,4 +85,6 @@ async def _unpin(settings: Settings, tenant: str | None, session: str | None, tu
 
 async def _pins(settings: Settings, tenant: str | None) -> list[Pin]:
     async with open_registry(settings) as registry:
+        if tenant is not None and (problem := await registry.missing(tenant)):
+            raise NotStoredError(problem)
         return await registry.pins(tenant)

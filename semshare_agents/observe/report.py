@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from semshare_agents.observe.reuse_map import spans_of
 from semshare_agents.reuse.colds import LikeCold
-from semshare_agents.values import Alignment, Kind, Plan, Report, Saved
+from semshare_agents.values import Alignment, Kind, Plan, Report, Reuse, Saved
 
 MEMORY_STAGES = ("find", "align", "guard", "plan", "load")
 """Stages that a turn without a memory does not have."""
@@ -24,6 +24,17 @@ def effective_kinds(alignment: Alignment, plan: Plan) -> NDArray[np.uint8]:
     else:
         kinds[plan.rows] = Kind.COMPUTED
     return kinds
+
+
+def computed_again(asked: Reuse, alignment: Alignment, plan: Plan, misses: int) -> str:
+    """That the loosest matches asked for are all computed; empty where some are used, or none were found."""
+    loosest = {Reuse.MOVED: Kind.MOVED, Reuse.SEMANTIC: Kind.SEMANTIC}.get(asked)
+    if loosest is None or plan.cold or not (alignment.kind == loosest).any():
+        return ""
+    if (effective_kinds(alignment, plan) == loosest).any():
+        return ""
+    missed = f"{misses} stored blocks could not be served; " if misses else ""
+    return f"{missed}every token with a {asked} match is computed again"
 
 
 def exact_frontier(alignment: Alignment, plan: Plan) -> int:

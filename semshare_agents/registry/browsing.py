@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.naming import missing
 from semshare_agents.sealing import Sealer
 
 
@@ -75,6 +76,11 @@ class BrowseQueries:
             query = query.where(t.turns.c.id < before)
         async with self._reading() as c:
             return [TurnRow(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
+
+    async def missing(self, tenant: str, session: str | None = None) -> str:
+        """What is not stored of a tenant and its session, with the nearest names; empty where all is there."""
+        async with self._reading() as c:
+            return await missing(c, tenant, session)
 
     async def turn(self, turn_id: int, tenant: str | None = None) -> tuple[TurnRow, NDArray[np.int32]] | None:
         """A turn and its tokens, prompt first; None where there is none.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,10 @@ import blake3
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from semshare_agents.errors import RegistryUnavailableError
+from semshare_agents.errors import NotStoredError, RegistryUnavailableError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
+from semshare_agents.registry.naming import missing
 from semshare_agents.sealing import Sealer
 
 KEPT_ACTS = 10_000
@@ -35,15 +37,42 @@ AnyRow = Row[*tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What an act of forgetting removed from the registry.
+    """What an act of forgetting removes from the registry, or would.
 
     Attributes:
         turn_ids: Turns that are gone, ascending.
         keys: Blocks whose KV nothing names any more.
+        size_bytes: KV of these blocks.
+        along: Of the turns, how many were not named but go on from one that was, by their session; empty for none.
+        shared_blocks: Blocks of these turns that turns that stay have too, and keep.
+        shared_bytes: KV of these.
+        lessened: Turns that stay and lose KV that they took approximately, ascending.
     """
 
     turn_ids: tuple[int, ...]
     keys: tuple[str, ...]
+    size_bytes: int = 0
+    along: Mapping[str, int] = field(default_factory=dict)
+    shared_blocks: int = 0
+    shared_bytes: int = 0
+    lessened: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Fate:
+    """What becomes of the blocks of turns that go.
+
+    Attributes:
+        dropped: Those that no staying turn has of its own, by id.
+        kept: The others, by id.
+        heirs: The newest staying turn of each of the latter.
+        lessened: Staying turns that lose blocks.
+    """
+
+    dropped: dict[int, AnyRow]
+    kept: dict[int, AnyRow]
+    heirs: dict[int, int]
+    lessened: set[int]
 
 
 class ForgetQueries:
@@ -60,7 +89,9 @@ class ForgetQueries:
     def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise NotImplementedError
 
-    async def forget(self, tenant: str, *, session: str | None = None, turn_id: int | None = None) -> Forgotten:
+    async def forget(
+        self, tenant: str, *, session: str | None = None, turn_id: int | None = None, dry_run: bool = False
+    ) -> Forgotten:
         """Remove a tenant, or one of its sessions or turns, and what was made of their text, in one transaction.
 
         The caller then deletes the KV of the keys and calls `erase`; who is interrupted before that finds the rest in
@@ -70,27 +101,32 @@ class ForgetQueries:
             tenant: Whose.
             session: This session alone.
             turn_id: This turn alone.
+            dry_run: Only say what would go.
 
         Raises:
+            NotStoredError: there is no such tenant, session or turn; turns under way there are not remembered.
             SealedError: texts that have to be compared are encrypted with a key that is not given.
         """
-        async with self._writing() as c:
-            rows = await self._turns_near(c, tenant)
-            everything = session is None and turn_id is None
-            chosen = {
-                row.id
-                for row in rows
-                if row.tenant == tenant
-                and (everything or (row.session == session if turn_id is None else row.id == turn_id))
-            }
-            gone = _with_continuations([row for row in rows if row.tenant == tenant], chosen)
-            keys = await self._drop_blocks_of(c, rows, gone)
-            await self._drop_turns(c, sorted(gone))
-            await self._scrub_reports(c, rows, gone)
-            await self._drop_names(c, tenant, session, everything)
-            touched = {row.session or "" for row in rows if row.id in gone} | ({session} if session else set())
-            await self._note(c, tenant, [None] if everything else sorted(touched), keys)
-        return Forgotten(tuple(sorted(gone)), tuple(sorted(keys)))
+        everything = session is None and turn_id is None
+        async with self._reading() if dry_run else self._writing() as c:
+            problem = await missing(c, tenant, session, turn_id)
+            if problem and not dry_run and turn_id is None:
+                await self._note(c, tenant, [session], (), erased=True)
+            if not problem:
+                rows = await self._turns_near(c, tenant)
+                chosen, gone = _chosen(rows, tenant, session, turn_id)
+                fate = await self._fate_of_blocks(c, rows, gone)
+                if not dry_run:
+                    await self._drop_blocks(c, fate, gone)
+                    await self._drop_turns(c, sorted(gone))
+                    await self._scrub_reports(c, rows, gone)
+                    await self._drop_names(c, tenant, session, everything)
+                    touched = {row.session or "" for row in rows if row.id in gone} | ({session} if session else set())
+                    keys = [row.key for row in fate.dropped.values()]
+                    await self._note(c, tenant, [None] if everything else sorted(touched), keys)
+        if problem:
+            raise NotStoredError(problem)
+        return _told(rows, chosen, gone, fate)
 
     async def _turns_near(self, c: AsyncConnection, tenant: str) -> list[SimpleNamespace]:
         """Turns of the tenant and of all that may have reused them, ascending."""
@@ -106,11 +142,11 @@ class ForgetQueries:
         )
         return [SimpleNamespace(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
-    async def _drop_blocks_of(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> set[str]:
-        """Drop what no staying turn has of its own; returns the keys."""
+    async def _fate_of_blocks(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> _Fate:
+        """Which blocks of turns that go are dropped, and which belong to turns that stay."""
         links, blocks = t.turn_blocks.c, t.blocks.c
         mine = select(links.block_id).where(self._among(links.turn_id, gone))
-        query = select(blocks.id, blocks.key, blocks.length).where(
+        query = select(blocks.id, blocks.key, blocks.length, blocks.size_bytes).where(
             or_(blocks.id.in_(mine), self._among(blocks.turn_id, gone))
         )
         found = {row.id: row for row in await c.execute(query)}
@@ -121,26 +157,32 @@ class ForgetQueries:
                 staying.setdefault(link.block_id, []).append(link)
         # A block that is longer than what staying turns have of it holds more than their text.
         kept = {i for i, row in found.items() if max((k.length for k in staying.get(i, ())), default=0) >= row.length}
-        dropped = {i: row.key for i, row in found.items() if i not in kept}
-        dropped |= await self._approximate_blocks(c, _reusing(rows, gone))
-        for i in kept - set(dropped):
-            newest = max(link.turn_id for link in staying[i])
-            await c.execute(update(t.blocks).where(blocks.id == i).values(turn_id=newest))
-        await c.execute(delete(t.turn_blocks).where(self._among(links.block_id, dropped)))
-        await c.execute(delete(t.turn_blocks).where(self._among(links.turn_id, gone)))
-        await c.execute(delete(t.blocks).where(self._among(blocks.id, dropped)))
-        return set(dropped.values())
+        dropped = {i: row for i, row in found.items() if i not in kept}
+        approximate = await self._approximate_blocks(c, _reusing(rows, gone))
+        dropped |= {row.id: row for row in approximate}
+        stays = {i: row for i, row in found.items() if i not in dropped}
+        heirs = {i: max(link.turn_id for link in staying[i]) for i in stays}
+        lessened = {row.turn_id for row in approximate}
+        return _Fate(dropped, stays, heirs, lessened)
 
-    async def _approximate_blocks(self, c: AsyncConnection, exact_tokens: Mapping[int, int]) -> dict[int, str]:
-        """Keys by id of blocks that reach past their turns' exact frontiers."""
-        links = t.turn_blocks.c
+    async def _approximate_blocks(self, c: AsyncConnection, exact_tokens: Mapping[int, int]) -> list[AnyRow]:
+        """Blocks that reach past their turns' exact frontiers, with those turns."""
+        links, blocks = t.turn_blocks.c, t.blocks.c
         query = (
-            select(links.turn_id, links.start, links.length, t.blocks.c.id, t.blocks.c.key)
-            .join(t.blocks, t.blocks.c.id == links.block_id)
+            select(links.turn_id, links.start, links.length, blocks.id, blocks.key, blocks.size_bytes)
+            .join(t.blocks, blocks.id == links.block_id)
             .where(self._among(links.turn_id, exact_tokens))
         )
         rows = (await c.execute(query)).all()
-        return {row.id: row.key for row in rows if row.start + row.length > exact_tokens[row.turn_id]}
+        return [row for row in rows if row.start + row.length > exact_tokens[row.turn_id]]
+
+    async def _drop_blocks(self, c: AsyncConnection, fate: _Fate, gone: set[int]) -> None:
+        links, blocks = t.turn_blocks.c, t.blocks.c
+        for i, heir in fate.heirs.items():
+            await c.execute(update(t.blocks).where(blocks.id == i).values(turn_id=heir))
+        await c.execute(delete(t.turn_blocks).where(self._among(links.block_id, fate.dropped)))
+        await c.execute(delete(t.turn_blocks).where(self._among(links.turn_id, gone)))
+        await c.execute(delete(t.blocks).where(self._among(blocks.id, fate.dropped)))
 
     async def _drop_turns(self, c: AsyncConnection, gone: Sequence[int]) -> None:
         of_turns = or_(self._among(t.events.c.turn_id, gone), self._among(t.events.c.donor_turn_id, gone))
@@ -179,7 +221,14 @@ class ForgetQueries:
             await c.execute(delete(t.scopes).where(t.scopes.c.tenant_id == of_tenant))
             await c.execute(delete(t.tenants).where(t.tenants.c.name == tenant))
 
-    async def _note(self, c: AsyncConnection, tenant: str, sessions: Sequence[str | None], keys: Iterable[str]) -> None:
+    async def _note(
+        self,
+        c: AsyncConnection,
+        tenant: str,
+        sessions: Sequence[str | None],
+        keys: Iterable[str],
+        erased: bool = False,
+    ) -> None:
         now, whose, listed = time.time(), self._digest(tenant), json.dumps(sorted(keys))
         for number, session in enumerate(sessions):
             values = {
@@ -187,7 +236,7 @@ class ForgetQueries:
                 "tenant": whose,
                 "session": None if session is None else self._digest(session),
                 "block_keys": "[]" if number else listed,
-                "erased": 0,
+                "erased": int(erased),
             }
             await c.execute(insert(t.forgets).values(**values))
         await c.execute(oldest(t.forgets, KEPT_ACTS))
@@ -250,6 +299,29 @@ class ForgetQueries:
                     )
         async with self._writing() as c:
             await c.execute(update(t.forgets).where(t.forgets.c.id <= newest).values(erased=1))
+
+
+def _chosen(
+    rows: Sequence[SimpleNamespace], tenant: str, session: str | None, turn_id: int | None
+) -> tuple[set[int], set[int]]:
+    """Turns that are named, and all that go: those and the ones that go on from them."""
+    own = [row for row in rows if row.tenant == tenant]
+    everything = session is None and turn_id is None
+    named = {row.id for row in own if everything or (row.id == turn_id if session is None else row.session == session)}
+    return named, _with_continuations(own, named)
+
+
+def _told(rows: Sequence[SimpleNamespace], chosen: set[int], gone: set[int], fate: _Fate) -> Forgotten:
+    along = Counter(row.session or "" for row in rows if row.id in gone - chosen)
+    return Forgotten(
+        turn_ids=tuple(sorted(gone)),
+        keys=tuple(sorted(row.key for row in fate.dropped.values())),
+        size_bytes=sum(int(row.size_bytes) for row in fate.dropped.values()),
+        along=dict(along),
+        shared_blocks=len(fate.kept),
+        shared_bytes=sum(int(row.size_bytes) for row in fate.kept.values()),
+        lessened=tuple(sorted(fate.lessened)),
+    )
 
 
 def _with_continuations(rows: Sequence[SimpleNamespace], chosen: set[int]) -> set[int]:

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from semshare_agents.errors import PinError
+from semshare_agents.errors import NotStoredError, PinError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.guarding import session_id
+from semshare_agents.registry.naming import missing
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,18 @@ class PinQueries:
         return made
 
     async def unpin(self, tenant: str, *, session: str | None = None, turn_id: int | None = None) -> bool:
-        """End the pin of a session or a turn; whether there was one."""
+        """End the pin of a session or a turn; whether there was one.
+
+        Raises:
+            NotStoredError: there is no such session or turn.
+        """
         now = time.time()
         whose = select(t.tenants.c.id).where(t.tenants.c.name == tenant).scalar_subquery()
         mine = t.pins.c.session_id == session_id(tenant, session).scalar_subquery() if session is not None else None
         what = and_(t.pins.c.tenant_id == whose, t.pins.c.turn_id == turn_id if mine is None else mine)
         async with self._writing() as c:
+            if problem := await missing(c, tenant, session, turn_id):
+                raise NotStoredError(problem)
             ends = list((await c.execute(delete(t.pins).where(what).returning(t.pins.c.ends_at))).scalars())
         return any(end is None or end > now for end in ends)
 
@@ -138,14 +145,14 @@ class PinQueries:
         """The tenant's id, and which column of a pin has which id."""
         if session is not None:
             row = (await c.execute(session_id(tenant, session).add_columns(t.sessions.c.tenant_id))).first()
-            column, name = "session_id", f"session {session!r}"
+            column = "session_id"
         else:
             turns = select(t.scopes.c.tenant_id, t.turns.c.id).join(t.scopes, t.scopes.c.id == t.turns.c.scope_id)
             turns = turns.join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
             row = (await c.execute(turns.where(t.turns.c.id == turn_id, t.tenants.c.name == tenant))).first()
-            column, name = "turn_id", f"turn {turn_id}"
+            column = "turn_id"
         if row is None:
-            raise PinError(f"tenant {tenant!r} has no {name}: pin it once it was stored; `semshare turns` lists turns")
+            raise PinError(f"{await missing(c, tenant, session, turn_id)}; pin it once it was stored")
         return int(row.tenant_id), {column: int(row.id)}
 
 

@@ -163,14 +163,23 @@ class Registry(
 
     # --- scopes and sessions
 
-    async def scope(self, tenant: str, fingerprint: str, model: str = "") -> Scope:
+    async def scope(self, tenant: str, fingerprint: str, model: str = "", *, make: bool = True) -> Scope:
         """The scope of a tenant and a model, made when it is new.
 
         Where its names were made with another key, they are no longer found; a warning says so once.
+
+        Args:
+            tenant: Whose.
+            fingerprint: Of the model and how its KV is packed.
+            model: What the model was loaded from.
+            make: Whether a new one is written down; else its id is 0, and only what others share with it is found.
         """
         pool, seed, check = self._key_of(tenant, fingerprint)
         found, forgets = await self._scope_rows(tenant, fingerprint, self.pools.get(pool or "", (tenant,)))
         mine = found.get(tenant)
+        if mine is None and not make:
+            reads = tuple(sorted({0, *(row.id for row in found.values())}))
+            return Scope(0, tenant, fingerprint, seed, reads, forgets)
         if mine is None or mine.key_check != check:
             found[tenant] = mine = await self._make_scope(tenant, fingerprint, model, check)
             if mine.key_check != check:

@@ -82,12 +82,13 @@ def look_among_moved(alignment: Alignment, share: float, required: Ints) -> Look
         required: Rows that are computed anyway.
     """
     moved = np.flatnonzero(alignment.kind == Kind.MOVED)
-    left = len(np.setdiff1d(moved, required))
-    return _among([moved], required, max(1, round(share * left))) if left else None
+    return _among([moved], required, max(1, round(share * len(np.setdiff1d(moved, required)))))
 
 
-def _among(parts: Sequence[Ints], required: Ints, budget: int) -> Look:
+def _among(parts: Sequence[Ints], required: Ints, budget: int) -> Look | None:
     rows = np.setdiff1d(np.concatenate(parts), required)
+    if not len(rows):
+        return None  # all of them are computed anyway
     return Look(rows, np.ones(len(rows), np.float32), min(budget, len(rows)))
 
 

@@ -127,11 +127,7 @@ def _typical(look: Look, tokens: int) -> Ints:
 
 
 def _nothing_found(alignment: Alignment) -> str:
-    if alignment.refused:
-        return alignment.refused
-    if alignment.similarity:
-        return f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold"
-    return "nothing stored matches this prompt"
+    return alignment.refused or "nothing stored matches this prompt"
 
 
 def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> NDArray[np.bool_]:
@@ -209,7 +205,9 @@ def without(alignment: Alignment, missing: set[str]) -> Alignment:
             if block.key in missing:
                 inside = (donor == index) & (source >= block.start) & (source < block.start + block.length)
                 kind[inside], donor[inside], source[inside] = Kind.COMPUTED, -1, -1
-    return replace(alignment, kind=kind, donor=donor, source=source)
+    lost = kind.max(initial=0) < alignment.kind.max(initial=0)
+    why = f"{len(missing)} stored blocks could not be served" if lost else ""
+    return replace(alignment, kind=kind, donor=donor, source=source, refused=alignment.refused or why)
 
 
 def used_rows(plan: Plan, alignment: Alignment) -> Ints:

@@ -76,7 +76,8 @@ class Tiers:
     """All tiers, fastest first.
 
     A block that a tier lets go moves to the next slower one, unless one below has it; one that is read from a slow tier
-    moves up, in the background. The slowest tier keeps pinned blocks; a faster one lets them go once it has them.
+    moves up, in the background. The slowest tier keeps pinned blocks; a faster one lets them go once it has them. What
+    waits for its file stays in the faster tier, within that tier's budget, until the file is written or was refused.
 
     Args:
         tiers: At least one tier.
@@ -93,7 +94,7 @@ class Tiers:
         self.leases = leases
         self.pins = Pins()
         for tier in self.tiers[:-1]:
-            tier.pinned = lambda key, at: self.pins.hold(key, at) and not self.slowest.has(key)
+            tier.pinned = self._has_to_stay
         self.slowest.pinned = self.pins.hold
         self.seconds: Callable[[int, int, int], float] = lambda depth, tokens, size_bytes: 0.0
         self.saw_disk: Callable[[int, float], None] = lambda size_bytes, seconds: None
@@ -101,6 +102,11 @@ class Tiers:
         self._rising: set[Future[None]] = set()
         self._departures: deque[Departure] = deque()
         self._forgotten: dict[str, None] = {}
+        self._unwritten: set[str] = set()
+
+    def _has_to_stay(self, key: str, at: float) -> bool:
+        """Whether a tier above the slowest must not let a block go."""
+        return key in self._unwritten or (self.pins.hold(key, at) and not self.slowest.has(key))
 
     @property
     def durable(self) -> Tier | None:
@@ -197,9 +203,45 @@ class Tiers:
         """Wait until what was read has moved up."""
         wait(list(self._rising))
 
-    def keep_fast(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
-        """Put a block into the first tier with room that does not outlive the process; whether one keeps it."""
-        return any(not t.store.durable and self._keep(t, info, kv, depth, owner) for t in self.tiers)
+    def keep_fast(
+        self,
+        info: BlockInfo,
+        kv: torch.Tensor | Packed,
+        depth: int,
+        owner: Owner = NO_OWNER,
+        *,
+        until_written: bool = False,
+    ) -> bool:
+        """Put a block into the first tier with room that does not outlive the process; whether one keeps it.
+
+        Args:
+            info: Names it.
+            kv: The block.
+            depth: Where its first token lies in its turn.
+            owner: Whose it is.
+            until_written: Whether it has to stay there until `written`, for the durable tier that will have it.
+
+        Raises:
+            StoreError: it cannot be kept.
+        """
+        if until_written and self.durable is not None:
+            self._unwritten.add(info.key)
+        kept = False
+        try:
+            kept = any(not t.store.durable and self._keep(t, info, kv, depth, owner) for t in self.tiers)
+        finally:
+            if not kept:
+                self.written([info.key])
+        return kept
+
+    def written(self, keys: Iterable[str]) -> None:
+        """Blocks need not wait for their files any longer: those are there, or cannot be written now."""
+        self._unwritten.difference_update(keys)
+
+    def in_memory(self, info: BlockInfo) -> Packed | None:
+        """A block as a tier that does not outlive the process keeps it; None where none has it."""
+        fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
+        return next((packed for packed in fast if packed is not None), None)
 
     def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
@@ -299,6 +341,7 @@ class Tiers:
     def forget(self, keys: Iterable[str]) -> None:
         """Remove blocks from every tier."""
         gone = list(keys)
+        self.written(gone)
         self._forgotten |= dict.fromkeys(gone)
         for tier in self.tiers:
             tier.forget(gone)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from semshare_agents.errors import ForgottenError, PinError
+from semshare_agents.errors import ForgottenError, NotStoredError, PinError
 from semshare_agents.registry import DriftSample, Limit, NewBlock, NewTurn, PinnedBlock, Registry, pinning
 from semshare_agents.registry import finding as queries
 from semshare_agents.values import Report, Reuse, Scope
@@ -186,7 +186,8 @@ class RegistryConformance:
                 await pool.pin(whose, **what)
         assert (await pool.pin("acme", turn_id=mine)).blocks == 1
         assert [(b.key, b.tenant) for b in await pool.pinned_blocks()] == [(own.key, "acme")]
-        assert not await pool.unpin("other", turn_id=mine)
+        with pytest.raises(NotStoredError):
+            await pool.unpin("other", turn_id=mine)
         assert await pool.pins("other") == []
 
         def refuse(pinned: Sequence[PinnedBlock]) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from semshare_agents.cli.main import app
-from semshare_agents.errors import ConfigurationError, RegistryUnavailableError
+from semshare_agents.errors import ConfigurationError, NotStoredError, RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.store.audit import audit
 from semshare_agents.store.disk import DiskStore
@@ -219,3 +220,113 @@ async def test_the_command_asks_first(open_llm: OpenLLM, tmp_path: Path) -> None
     assert "forgot 2 turns" in done.output
     assert list(traces(tmp_path / "home", SECRET)) == []
     assert said["shares"] in {turn.id for turn in await (await open_llm()).turns.registry.browse("acme")}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"session": "tlak", "tenant": "acme"}, r"tenant 'acme' has no session 'tlak'; is it 'talk'\?"),
+        ({"session": "TALK", "tenant": "acme"}, r"is it 'talk'\?"),
+        ({"session": "quite another"}, "there is no tenant 'default'"),
+        ({"session": "quite another", "tenant": "acme"}, "none of its names is like it"),
+        # Names of another tenant are nobody else's business.
+        ({"session": "talk", "tenant": "other"}, "tenant 'other' has no session 'talk'; nothing is stored yet"),
+        ({"tenant": "acmee"}, r"there is no tenant 'acmee'; is it 'acme'\?"),
+        ({"turn": 77, "tenant": "acme"}, "no turn 77"),
+        ({"turn": 1, "tenant": "other"}, "no turn 1"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_what_is_not_there_cannot_be_forgotten(
+    open_llm: OpenLLM, wrong: dict[str, Any], says: str, dry_run: bool
+) -> None:
+    llm = await open_llm()
+    await filled(llm)
+    before = await llm.turns.registry.statistics()
+    with pytest.raises(NotStoredError, match=says):
+        await llm.forget(**wrong, dry_run=dry_run)
+    assert await llm.turns.registry.statistics() == before
+    assert await llm.turns.registry.unerased() == 0
+
+
+async def test_the_first_turn_of_a_session_that_is_not_there_yet_is_not_remembered(open_llm: OpenLLM) -> None:
+    llm = await open_llm(max_new_tokens=24)
+    pieces = llm.session("talk").stream(SECRET)
+    await anext(pieces)
+    with pytest.raises(NotStoredError):
+        await llm.forget(session="talk")
+    last = [piece async for piece in pieces][-1].generation
+    assert last is not None
+    assert last.report.turn_id is None
+    assert await llm.session("talk").messages() == []
+
+
+async def test_it_is_said_beforehand_what_goes_along(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm(similarity_threshold=0.3)
+    said = await filled(llm)
+    history = await llm.session("talk", tenant="acme", system=HEAD["content"]).messages()
+    on = await llm.generate([*history, user("and on")], tenant="acme", session="heir")
+    reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(SECRET))
+    took = await llm.generate([user(reworded)], tenant="acme", reuse="semantic")
+    assert took.report.reuse_class == "semantic"
+    await llm.settle()
+    before = traces_of(tmp_path / "home")
+    planned = await llm.forget(tenant="acme", session="talk", dry_run=True)
+    assert traces_of(tmp_path / "home") == before
+    assert planned.turn_ids == (said["first"], said["second"], on.report.turn_id)
+    assert planned.along == {"heir": 1}
+    assert planned.lessened == (took.report.turn_id,)
+    sizes = dict(llm.turns.tiers.fast.store.entries())  # type: ignore[union-attr]
+    assert planned.size_bytes == sum(sizes[key] for key in planned.keys) > 0
+    # The beginning that the other turn has too stays, and it alone.
+    with sqlite3.connect(tmp_path / "home" / "registry.db") as database:
+        links = "SELECT block_id FROM turn_blocks WHERE turn_id"
+        both = f"SELECT count(*), sum(size_bytes) FROM blocks WHERE id IN ({links} = ?) AND id IN ({links} = ?)"
+        shared = database.execute(both, (said["first"], said["shares"])).fetchone()
+    database.close()
+    assert (planned.shared_blocks, planned.shared_bytes) == shared
+    assert shared[0] > 0
+    assert await llm.forget(tenant="acme", session="talk") == planned
+    with pytest.raises(NotStoredError):
+        await llm.forget(tenant="acme", session="talk")
+
+
+def traces_of(home: Path) -> dict[str, int]:
+    with sqlite3.connect(home / "registry.db") as database:
+        tables = ("turns", "blocks", "turn_blocks", "sessions", "forgets", "bands", "events")
+        counts = {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    database.close()
+    return {**counts, **{p.name: p.stat().st_size for p in (home / "kv").glob("*/*.safetensors")}}
+
+
+async def test_the_command_says_what_goes_and_refuses_what_is_not_there(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm()
+    await filled(llm)
+    planned = await llm.forget(tenant="acme", session="talk", dry_run=True)
+    await llm.aclose()
+    where = ["--home", str(tmp_path / "home"), "--tenant", "acme", "--session"]
+
+    async def ran(*arguments: str, **more: Any) -> Any:
+        return await asyncio.to_thread(CliRunner().invoke, app, ["forget", *where, *arguments], **more)
+
+    wrong = await ran("tlak", "--yes")
+    assert wrong.exit_code != 0
+    assert "nothing was forgotten: tenant 'acme' has no session 'tlak'; is it 'talk'?" in str(wrong.exception)
+    goes = f"goes: 2 turns with {len(planned.keys)} blocks of KV, {planned.size_bytes:,} bytes"
+    stays = f"stays: {planned.shared_blocks} block"
+    for told in (await ran("talk", "--dry-run"), await ran("talk", input="n\n")):
+        assert goes in told.output
+        assert stays in told.output
+    assert list(traces(tmp_path / "home", SECRET)) != []
+    assert "forgot 2 turns" in (await ran("talk", "--yes")).output
+    assert (await ran("talk", "--yes")).exit_code != 0
+
+
+async def test_a_forgetting_that_was_interrupted_is_told_of(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm()
+    await filled(llm)
+    await llm.turns.registry.forget("acme")  # and nothing after it
+    await llm.aclose()
+    command = ["forget", "--tenant", "acme", "--yes", "--home", str(tmp_path / "home")]
+    again = await asyncio.to_thread(CliRunner().invoke, app, command)
+    assert "interrupted: `semshare verify --fix` completes it" in str(again.exception)

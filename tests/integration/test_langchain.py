@@ -116,6 +116,70 @@ async def test_a_stream_that_is_closed_ends_its_computation(open_llm: OpenLLM, w
     assert await llm.turns.registry.sessions("default") == []
 
 
+# --- what is said counts
+
+
+async def test_zero_nothing_and_none_each_mean_what_they_say(llm: SemShareLLM) -> None:
+    whole = await tokens_of(llm)
+    model = ChatSemShare(llm=llm, stop=[whole[0]], max_tokens=5, temperature=2.0, seed=3, store=False)
+    assert (await model.ainvoke(STORY, temperature=0)).text == ""
+    assert (await model.ainvoke(STORY, temperature=0, stop=[])).text == whole[:5]
+    assert (await model.ainvoke(STORY, temperature=0, stop=[], max_tokens=None, seed=None)).text == whole[:5]
+    assert (await model.ainvoke(STORY, temperature=0, stop=["0"], max_tokens=7)).text == whole[:7]
+    drawn = [(await model.ainvoke(STORY, stop=[], seed=seed)).text for seed in (0, 0, None)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[2] == (await ChatSemShare(llm=llm, max_tokens=5, temperature=2.0, seed=3).ainvoke(STORY)).text
+    text = SemShareCompletion(llm=llm, max_tokens=5)
+    as_it_is = await llm.generate([user(STORY)], raw=True, max_new_tokens=5, store=False)
+    assert await text.ainvoke(STORY, raw=None) == as_it_is.text
+    assert await text.ainvoke(STORY, raw=False) == whole[:5] != as_it_is.text
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": -1}, "at least 1"),
+        ({"max_tokens": 3, "max_new_tokens": 4}, "one option"),
+        ({"stop": [""]}, "non-empty"),
+        ({"top_p": 0}, "top_p"),
+        ({"session": ""}, "session"),
+        ({"tenant": ""}, "tenant"),
+        ({"store": "false"}, "store"),
+        ({"tool_choice": ""}, "tool_choice"),
+        ({"fidelity": 0}, "fidelity"),
+    ],
+)
+async def test_what_cannot_be_kept_is_refused(llm: SemShareLLM, option: dict[str, Any], told: str) -> None:
+    for model in (ChatSemShare(llm=llm), SemShareCompletion(llm=llm)):
+        with pytest.raises(langchain.ModelInvalidRequestError, match=told):
+            await model.ainvoke("x", **option)
+    where = {"configurable": {name: option[name] for name in ("session", "tenant", "fidelity") if name in option}}
+    if where["configurable"]:
+        with pytest.raises(langchain.ModelInvalidRequestError, match=told):
+            await ChatSemShare(llm=llm).ainvoke("x", where)  # type: ignore[arg-type]
+
+
+async def test_a_field_of_the_model_is_refused_like_an_option(llm: SemShareLLM) -> None:
+    for wrong in ({"max_tokens": 0}, {"top_p": 0.0}, {"stop": [""]}, {"session": ""}, {"tenant": ""}):
+        with pytest.raises(langchain.ModelInvalidRequestError):
+            await ChatSemShare(llm=llm, **wrong).ainvoke("x")
+
+
+async def test_a_tool_that_is_strict_is_refused_where_calls_cannot_be_held_to_it(llm: SemShareLLM) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "not": {"const": {}}}
+    tool = {"type": "function", "function": {"name": "count", "description": "", "parameters": schema}}
+    loose = ChatSemShare(llm=llm, max_tokens=4).bind_tools([tool])
+    assert (await loose.ainvoke("x")).usage_metadata
+    said_once = {"type": "function", "function": {**tool["function"], "strict": True}}  # type: ignore[dict-item]
+    for bound in (
+        ChatSemShare(llm=llm, max_tokens=4).bind_tools([tool], strict=True),
+        ChatSemShare(llm=llm, max_tokens=4).bind_tools([said_once]),
+    ):
+        with pytest.raises(langchain.ModelInvalidRequestError, match="JSON schema"):
+            await bound.ainvoke("x")
+
+
 # --- what it tells and is told
 
 

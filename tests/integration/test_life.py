@@ -13,7 +13,6 @@ import pytest
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
 
 import semshare_agents
-from semshare_agents import llm as adapter
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
 from tests import tiny
@@ -301,22 +300,3 @@ async def test_two_adapters_on_one_home_see_what_is_on_disk(open_llm: OpenLLM) -
     assert found.report.reuse_class == "exact"
     assert found.report.misses == 0
     assert found.tokens == expected.tokens
-
-
-async def test_turns_wait_for_a_disk_that_is_far_behind(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, disk = await open_llm(), asyncio.Event()
-    whole = adapter.make_durable
-
-    async def slow(*arguments: Any) -> None:
-        await disk.wait()
-        await whole(*arguments)
-
-    monkeypatch.setattr(adapter, "make_durable", slow)
-    monkeypatch.setattr(adapter, "UNWRITTEN_TURNS", 2)
-    for name in ("one", "two"):
-        await llm.generate([user(name)], max_new_tokens=1)
-    late = asyncio.create_task(llm.generate([user("three")], max_new_tokens=1))
-    done, _ = await asyncio.wait([late], timeout=0.3)
-    assert not done
-    disk.set()
-    assert (await late).tokens

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from semshare_agents.cli.main import app
-from semshare_agents.errors import ConfigurationError, PinError
+from semshare_agents.errors import ConfigurationError, NotStoredError, PinError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.store.audit import audit
 from semshare_agents.store.disk import DiskStore
@@ -121,7 +121,8 @@ async def test_what_does_not_fit_is_refused(open_llm: OpenLLM, tmp_path: Path) -
         ({"turn": 1, "session": "talk"}, "a turn or a session"),
         ({"turn": 77}, "no turn 77"),
         ({"session": "nobody"}, "no session 'nobody'"),
-        ({"session": "talk", "tenant": "other"}, "no session 'talk'"),
+        ({"session": "tlak"}, "no session 'tlak'; is it 'talk'?"),
+        ({"session": "talk", "tenant": "other"}, "no tenant 'other'"),
         ({"session": "talk", "seconds": 0.0}, "positive number of seconds"),
         ({"session": "talk", "seconds": float("inf")}, "positive number of seconds"),
     ],
@@ -132,6 +133,23 @@ async def test_wrong_pins_are_refused(open_llm: OpenLLM, wrong: dict[str, object
     with pytest.raises(ConfigurationError, match=says):
         await llm.pin(**wrong)  # type: ignore[arg-type]
     assert await llm.pins() == []
+
+
+async def test_what_is_not_there_cannot_be_unpinned(open_llm: OpenLLM, tmp_path: Path) -> None:
+    llm = await open_llm()
+    talk = llm.session("talk")
+    await talk.send("hello")
+    await talk.pin()
+    for wrong in ({"session": "tlak"}, {"turn": 77}, {"session": "talk", "tenant": "nobody"}):
+        with pytest.raises(NotStoredError):
+            await llm.unpin(**wrong)  # type: ignore[arg-type]
+    assert len(await llm.pins()) == 1
+    assert [await talk.unpin(), await talk.unpin()] == [True, False]
+    await llm.aclose()
+    for refused in (["unpin", "--session", "tlak"], ["pins", "--tenant", "defualt"]):
+        ran = await asyncio.to_thread(CliRunner().invoke, app, [*refused, "--home", str(tmp_path / "home")])
+        assert isinstance(ran.exception, NotStoredError)
+        assert "is it '" in str(ran.exception)
 
 
 async def test_a_forgotten_session_is_no_longer_pinned(open_llm: OpenLLM) -> None:

@@ -405,3 +405,48 @@ async def test_sixteen_sessions_of_ten_turns(open_llm: OpenLLM) -> None:
     stored = await llm.turns.registry.turns(1000)
     assert len(stored) == 160
     assert sum(row.reuse_class == "exact" for row in stored) > 140
+
+
+async def test_null_is_not_given_and_zero_counts(url: str, llm: SemShareLLM) -> None:
+    nulls = "stream stream_options temperature top_p seed stop n response_format user semshare max_tokens"
+    chat = "max_completion_tokens tools tool_choice parallel_tool_calls store metadata"
+    body: dict[str, Any] = {**CHAT, "temperature": 1.5, "seed": 0, "max_tokens": 12}
+    text = {"model": MODEL, "prompt": "x" * 30, **dict.fromkeys(nulls.split())}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        plain = (await http.post("/v1/chat/completions", json=CHAT)).json()
+        given = await http.post("/v1/chat/completions", json={**CHAT, **dict.fromkeys(f"{nulls} {chat}".split())})
+        assert given.json()["choices"] == plain["choices"]
+        drawn = [(await http.post("/v1/chat/completions", json=body)).json() for _ in range(2)]
+        assert drawn[0]["choices"] == drawn[1]["choices"] != plain["choices"]
+        greedy = (await http.post("/v1/chat/completions", json={**body, "temperature": 0, "max_tokens": None})).json()
+        assert greedy["choices"] == plain["choices"]
+        options = await http.post("/v1/chat/completions", json={**CHAT, "stream_options": {"include_usage": None}})
+        assert options.status_code == 200
+        # What OpenAI's own completions answer with where nobody says how long.
+        assert (await http.post("/v1/completions", json=text)).json()["usage"]["completion_tokens"] == 16
+    assert llm.settings.max_new_tokens != 16
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"max_tokens": 0},
+        {"max_completion_tokens": 0},
+        {"stop": ""},
+        {"stop": [""]},
+        {"top_p": 0},
+        {"n": 0},
+        {"store": "never"},
+        {"tool_choice": ""},
+        {"response_format": {}},
+        {"stream_options": {"include_obfuscation": True}},
+        {"semshare": {"session": ""}},
+        {"semshare": {"fidelity": 0}},
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_kept_is_refused(url: str, field: dict[str, Any]) -> None:
+    async with httpx.AsyncClient(base_url=url) as http:
+        refused = await http.post("/v1/chat/completions", json={**CHAT, **field})
+    assert refused.status_code == 400
+    assert next(iter(field)) in refused.json()["error"]["message"]

@@ -130,7 +130,7 @@ async def test_what_another_tenant_stored_does_not_show_in_the_time_to_the_first
     for text in texts[True]:
         await llm.generate([user(text)], tenant="other")
     await llm.flush()
-    await llm.generate([user("the first turn makes the scope")], tenant="mine", store=False)
+    await llm.turns.registry.scope("mine", llm.turns.kv_fingerprint, llm.turns.model.name)
     times: dict[bool, list[float]] = {False: [], True: []}
     work: dict[bool, list[Any]] = {False: [], True: []}
     with statements() as sent:

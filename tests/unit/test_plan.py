@@ -11,6 +11,7 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.observe.delays import Timed
 from semshare_agents.observe.report import exact_frontier, make_report
 from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.look import look_at_moved
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
 from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy
 from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan
@@ -155,7 +156,7 @@ def test_nothing_found_is_cold_with_a_reason() -> None:
     assert nothing.cold
     assert nothing.rows.tolist() == list(range(TOKENS))
     assert nothing.reason
-    unlike = plan(replace(Alignment.empty(TOKENS), similarity=0.31))
+    unlike = plan(replace(Alignment.empty(TOKENS), refused="similarity 0.31 is low"))
     assert "0.31" in unlike.reason
 
 
@@ -244,3 +245,9 @@ def test_runs_are_cut_at_every_change() -> None:
     alignment = aligned((0, 60, Kind.EXACT, 0, 0), (60, 90, Kind.MOVED, 0, 60), (90, 120, Kind.MOVED, 0, 95))
     assert alignment.runs() == [(0, 60), (60, 90), (90, 120)]
     assert Alignment.empty(0).runs() == []
+
+
+def test_moved_text_that_is_computed_anyway_is_not_looked_at() -> None:
+    alignment = aligned((50, 150, Kind.MOVED, 0, 20))
+    assert look_at_moved(alignment, 1.0, np.zeros(0, np.int64)) is not None
+    assert look_at_moved(alignment, 1.0, np.arange(50, 150)) is None
