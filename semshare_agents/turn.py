@@ -38,7 +38,8 @@ from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
-from semshare_agents.model.run import RowRun, Run, StockRun
+from semshare_agents.model.run import RowRun, Run
+from semshare_agents.model.stock import StockRun
 from semshare_agents.model.tokenise import check_length, clean_messages, question_tokens, tokenise, tokenise_text
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.report import exact_frontier, make_report
@@ -64,6 +65,8 @@ from semshare_agents.values import Alignment, Ints, Kind, Plan, Report, Reuse, S
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+CHANGED = "the model's weights or adapters changed while the prompt was computed"
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -148,7 +151,6 @@ class Turns:
 
     def __post_init__(self) -> None:
         support = self.model.support
-        self.kv_fingerprint = self.packing.fingerprint(self.model.fingerprint)
         # Whoever wants less KV on the device does not want free buffers there either.
         spare = 0 if self.retention else 2
         self.pool = None if support.rows is None else BufferPool(support.rows, spare)
@@ -156,6 +158,23 @@ class Turns:
         self.steering = Steering(self.model.tokenizer, self.model.end_tokens)
         self._codes: TokenCodes | None = None
         self._signers: dict[bytes, Signer] = {}
+
+    @property
+    def kv_fingerprint(self) -> str:
+        """Under what KV is kept that the model computes as it is now; looking takes milliseconds."""
+        return self.packing.fingerprint(self.model.fingerprint)
+
+    async def scope(self, tenant: str) -> Scope:
+        """A tenant's part of the memory, of the model as it is now.
+
+        Raises:
+            RegistryError: the database cannot be used.
+        """
+        return await self.registry.scope(tenant, await threads.work(lambda: self.kv_fingerprint), self.model.name)
+
+    async def unchanged(self, scope: Scope) -> bool:
+        """Whether the model still computes the KV of a scope: its adapters may have been switched meanwhile."""
+        return await threads.work(lambda: self.kv_fingerprint) == scope.fingerprint
 
     async def prefill(self, request: Request) -> Prefilled:
         """From messages to the first token's logits.
@@ -180,7 +199,7 @@ class Turns:
         impossible = self._impossible(request, len(prompt) + room)
         scope, alignment = NOWHERE, Alignment.empty(len(prompt))
         try:
-            scope = await self.registry.scope(request.tenant, self.kv_fingerprint, self.model.name)
+            scope = await self.scope(request.tenant)
             await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
@@ -192,9 +211,14 @@ class Turns:
             plan = await self._planned(alignment, request, clock)
         else:
             plan = cold_plan(len(prompt), impossible, self._cold(len(prompt)))
-        run = self._run(len(prompt) + room, impossible)
+        run = self._run(len(prompt) + room)
         try:
             alignment, plan, logits, misses = await self._computed(scope, request, prompt, alignment, plan, run, clock)
+            if scope is not NOWHERE and not await self.unchanged(scope):
+                # KV of before beside rows of after would be neither's.
+                alignment, plan = Alignment.empty(len(prompt)), cold_plan(len(prompt), CHANGED, self._cold(len(prompt)))
+                scope = await self._scope_or_nowhere(request.tenant)
+                logits = await self.on_compute(run, run.cold, prompt)
         except BaseException:
             run.close()
             raise
@@ -204,10 +228,17 @@ class Turns:
             clock.stages,
             clock.elapsed(),
             misses,
-            self.model.model.config.get_text_config().num_hidden_layers,
+            self.model.layers,
             len(plan.rows) - len(plan.required),
         )
         return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report)
+
+    async def _scope_or_nowhere(self, tenant: str) -> Scope:
+        try:
+            return await self.scope(tenant)
+        except RegistryError as e:
+            log.warning("a turn will not be remembered: %s", e)
+            return NOWHERE
 
     def _chat_prompt(self, messages: list[dict[str, Any]], want: Wanted) -> Ints:
         told, tools = self.steering.prepared(messages, want)
@@ -225,21 +256,16 @@ class Turns:
 
     def _impossible(self, request: Request, tokens: int) -> str | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
-        support = self.model.support
-        if support.rows is None:
-            return support.reason
-        if support.window_tokens is not None and tokens > support.window_tokens:
-            return f"{tokens} tokens reach past the model's sliding window of {support.window_tokens}"
-        return "reuse is off" if request.reuse is Reuse.OFF else None
+        beyond = self.model.support.beyond(tokens)
+        return beyond or ("reuse is off" if request.reuse is Reuse.OFF else None)
 
     def _cold(self, tokens: int) -> float:
         return self.cost.cold_seconds(tokens) if self.cost is not None else 0.0
 
-    def _run(self, tokens: int, impossible: str | None) -> Run:
+    def _run(self, tokens: int) -> Run:
         support = self.model.support
-        beyond = support.window_tokens is not None and tokens > support.window_tokens
-        if support.rows is None or self.pool is None or beyond:
-            return StockRun(self.model.model)
+        if support.rows is None or self.pool is None or support.beyond(tokens):
+            return StockRun(self.model.model, support.rows)
         return RowRun(support.rows, self.pool, tokens)
 
     async def _matched(self, scope: Scope, request: Request, prompt: Ints, clock: Clock) -> Alignment:
@@ -296,7 +322,7 @@ class Turns:
         assert cost is not None
         if NO_RECOMPUTE in request.ablations:
             settings = replace(settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
-        layers = self.model.model.config.get_text_config().num_hidden_layers
+        layers = self.model.layers
 
         def plan_of(chosen: PlanSettings) -> Plan:
             plan = make_plan(alignment, chosen, self.strategy, cost, layers, self._only_on_disk)
@@ -363,7 +389,7 @@ class Turns:
         What late looks choose, and that end once more, is left to the first decoding steps.
         """
         looking = viewers(plan.rows, len(prompt))
-        layers = gathering_layers(self.model.model.config.get_text_config().num_hidden_layers)
+        layers = gathering_layers(self.model.layers)
         watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
         run.semantic = bool((alignment.kind == Kind.SEMANTIC).any())

@@ -10,10 +10,9 @@ import torch
 
 from semshare_agents.errors import ConfigurationError, ModelNotFoundError
 from semshare_agents.model import hub
-from semshare_agents.model.fingerprint import fingerprint
+from semshare_agents.model.fingerprint import Fingerprint
+from semshare_agents.model.lengths import context_tokens
 from semshare_agents.model.support import Support, examine
-
-UNKNOWN_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class LoadedModel:
     Attributes:
         model: The transformers model, in eval mode.
         tokenizer: Its tokenizer.
-        fingerprint: Digest of everything that shapes its KV.
+        identity: Says what shapes its KV at this moment.
         support: What its KV can be used for.
         context_tokens: Longest sequence it was made for.
         end_tokens: Token ids that end an answer.
@@ -32,17 +31,31 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any
-    fingerprint: str
+    identity: Fingerprint
     support: Support
     context_tokens: int
     end_tokens: frozenset[int]
     name: str
 
     @property
+    def fingerprint(self) -> str:
+        """Digest of everything that shapes its KV now: adapters that are switched and weights that change change it.
+
+        Raises:
+            UnsupportedModelError: the weights cannot be read.
+        """
+        return self.identity.current()
+
+    @property
     def embeddings(self) -> torch.Tensor:
         """Input token embeddings `(vocabulary, hidden)`."""
         weight: torch.Tensor = self.model.get_input_embeddings().weight
         return weight
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers it has."""
+        return int(getattr(self.model.config.get_text_config(), "num_hidden_layers", 1))
 
 
 def load(
@@ -77,27 +90,28 @@ def load(
 
 
 def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
-    """Examine and fingerprint a model that is already in memory."""
+    """Examine and fingerprint a model that is already in memory.
+
+    Raises:
+        UnsupportedModelError: it cannot answer turns; the message says why.
+    """
+    identity = Fingerprint(model, tokenizer)
+    identity.current()
     config = model.config.get_text_config()
     ends = model.generation_config.eos_token_id if model.generation_config else None
-    ends = config.eos_token_id if ends is None else ends
+    ends = getattr(config, "eos_token_id", None) if ends is None else ends
     ids = set(ends) if isinstance(ends, list | tuple) else {ends}
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        fingerprint=fingerprint(model, tokenizer),
+        identity=identity,
         support=examine(model),
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         end_tokens=frozenset(i for i in ids if i is not None),
         name=name,
     )
-
-
-def _context_tokens(config: Any) -> int:
-    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
-    return int(next((size for size in named if size), UNKNOWN_CONTEXT))
 
 
 def _auto_class(source: Path | str) -> Any:
