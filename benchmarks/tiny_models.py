@@ -8,7 +8,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 VOCABULARY = 300
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("encoder_attention_heads", "swa_num_attention_heads", "num_encoder_attention_heads"), HEADS),
     **dict.fromkeys(("num_decoder_attention_heads", "linear_num_value_heads", "linear_num_heads"), HEADS),
     **dict.fromkeys(("num_key_value_heads", "swa_num_key_value_heads", "num_kv_heads", "num_query_groups"), KV_HEADS),
-    **dict.fromkeys(("linear_num_key_heads"), KV_HEADS),
+    "linear_num_key_heads": KV_HEADS,
     **dict.fromkeys(("head_dim", "swa_head_dim", "v_head_dim", "d_kv", "d_head", "dim_head", "attention_head_dim"), HEAD_DIM),
     **dict.fromkeys(("global_head_dim", "attention_head_size", "kv_channels", "index_head_dim"), HEAD_DIM),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "indexer_head_dim"), HEAD_DIM),
@@ -93,6 +93,9 @@ BY_TEXT = {
 }
 """Composites of other media that answer text by their text model."""
 OWN: dict[str, dict[str, Any]] = {
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1, 3]},
     "bailing_hybrid": {"layer_group_size": 2},
     "cohere_compass_text": {"rope_parameters": {kind: {**ROPE, "rope_type": "default"} for kind in set(FOUR_KINDS)}},
@@ -187,7 +190,7 @@ def _small(known: Any, changed: dict[str, Any]) -> Any:
     fields = set(example.to_dict()) | set(getattr(known, "attribute_map", {}))
     small = {key: value for key, value in SMALL.items() if key in fields or key == "is_decoder"}
     if "qk_rope_head_dim" in fields:
-        small["head_dim"] = small["qk_rope_head_dim"]
+        small |= {"head_dim": small["qk_rope_head_dim"], "num_key_value_heads": HEADS}
     inner = {key: value for key, value in vars(example).items() if isinstance(value, PreTrainedConfig)}
     small |= {key: _small(type(value), {}) for key, value in inner.items()}
     return known(**{**small, **own})
@@ -196,8 +199,7 @@ def _small(known: Any, changed: dict[str, Any]) -> Any:
 def build(name: str) -> Any:
     """A random model; norms, sinks and other vectors are disturbed, so that none of them is trivial."""
     torch.manual_seed(7)
-    made = config(name)
-    model = made_class(name)._from_config(made, dtype=torch.float32)
+    model = made(name, config(name))
     draw = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -208,9 +210,12 @@ def build(name: str) -> Any:
     return model.eval()
 
 
-def made_class(name: str) -> Any:
-    """The class that answers text for a type or variant."""
-    return getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VARIANTS.get(name, (name, {}))[0]])
+def made(name: str, configuration: Any) -> Any:
+    """The model that answers text for a type or variant, with weights as they come."""
+    if configuration.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
+    kind = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VARIANTS.get(name, (name, {}))[0]])
+    return kind._from_config(configuration, dtype=torch.float32)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

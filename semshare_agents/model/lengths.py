@@ -20,8 +20,6 @@ NAMES_A_LENGTH = ("window", "chunk", "length", "original_max", "floor", "index_t
 FIRST_ROWS = 64
 
 Mask = Callable[..., torch.Tensor]
-_noting = Lock()
-_noted: list[Mask] = []
 
 
 @dataclass(frozen=True)
@@ -48,28 +46,58 @@ def context_tokens(config: Any) -> int:
     return int(next((size for size in named if isinstance(size, int) and size > 0), UNKNOWN_CONTEXT))
 
 
-def _note_mask(*_: Any, mask_function: Mask, **__: Any) -> None:
-    _noted.append(mask_function)
+class _Noted:
+    """What one forward asks for: masks by the tensor that stands for each, and those that reach an attention."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, tuple[torch.Tensor, Mask]] = {}
+        self.used: set[int] = set()
+        self.unknown = False
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The masks in use; all, where a model makes others of them."""
+        every = self.unknown or not self.used
+        return [mask for name, (_, mask) in self.asked.items() if every or name in self.used]
 
 
-def _no_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+_noting = Lock()
+_noted = _Noted()
+
+
+def _note_mask(*_: Any, mask_function: Mask, **__: Any) -> torch.Tensor:
+    stands_for_it = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    _noted.asked[id(stands_for_it)] = stands_for_it, mask_function
+    return stands_for_it
+
+
+def _note_use(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any = None,
+    **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    return query.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
+    if id(attention_mask) in _noted.asked:
+        _noted.used.add(id(attention_mask))
+    else:
+        _noted.unknown = True
+    return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
 
-AttentionInterface.register(MASKS_ONLY, _no_attention)
+AttentionInterface.register(MASKS_ONLY, _note_use)
 AttentionMaskInterface.register(MASKS_ONLY, _note_mask)
 
 
 @torch.inference_mode()
 def masks_of(model: Any) -> list[Mask]:
-    """The mask functions `(batch, head, query, key) -> seen` that a model's forward asks the library for."""
+    """The mask functions `(batch, head, query, key) -> seen` by which a model's layers attend."""
     ids = torch.zeros(1, 4, dtype=torch.long, device=next(model.parameters()).device)
     with _noting, _attention(model, MASKS_ONLY):
-        _noted.clear()
+        _noted.__init__()  # type: ignore[misc]
         model(input_ids=ids, use_cache=False)
-        return list(_noted)
+        return _noted.masks
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from semshare_agents.errors import ConfigurationError, ModelNotFoundError
+from semshare_agents.errors import ConfigurationError, ModelNotFoundError, SemShareError, UnsupportedModelError
 from semshare_agents.model import hub
 from semshare_agents.model.fingerprint import Fingerprint
 from semshare_agents.model.lengths import context_tokens
@@ -71,22 +71,58 @@ def load(
         progress: Called with one line at each slow step.
 
     Raises:
-        ModelNotFoundError: there is no such model, or it cannot be loaded.
+        ModelNotFoundError: there is no such model, or it is no language model.
+        UnsupportedModelError: its files are damaged, a package is missing, or it cannot answer turns.
         ConfigurationError: the device does not exist.
     """
-    from transformers import AutoTokenizer
-
     source = hub.resolve(model, home, progress or (lambda _: None))
     where = _device(device)
     kind = _dtype(dtype, where)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded = _auto_class(source).from_pretrained(source, dtype=kind)
+        tokenizer, loaded, missing = _pretrained(source, kind)
+        loaded = _moved(loaded, where)
+    except SemShareError:
+        raise
+    except ImportError as e:
+        # A quantiser, a tokenizer or code of the model's own needs it; the library's message names the package.
+        raise UnsupportedModelError(f"{model!r} needs a package that is not installed: {_one_line(e)}") from e
     except (OSError, ValueError, KeyError) as e:
         raise ModelNotFoundError(
-            f"cannot load {model!r}: give 'default', a model folder, a .gguf file or a hub id ({e})"
+            f"cannot load {model!r}: give 'default', a model folder, a .gguf file or a hub id ({_one_line(e)})"
         ) from e
-    return prepare(loaded.to(where).eval(), tokenizer, model)
+    except Exception as e:
+        raise UnsupportedModelError(
+            f"{model!r} cannot be loaded; its files may be damaged: fetch them again ({type(e).__name__}: {_one_line(e)})"
+        ) from e
+    if missing:
+        raise UnsupportedModelError(
+            f"{model!r} lacks {len(missing)} of its weights, which would be random: fetch its files again "
+            f"(the first: {', '.join(sorted(missing)[:3])})"
+        )
+    return prepare(loaded.eval(), tokenizer, model)
+
+
+def _pretrained(source: Path | str, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
+    """Tokenizer, model, and the names of weights that its files lack."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    loaded, found = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
+    return tokenizer, loaded, set(found["missing_keys"])
+
+
+def _moved(model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except ValueError:
+        if getattr(model, "is_quantized", False):
+            # Some quantisers place weights themselves and refuse to move them.
+            return model
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
