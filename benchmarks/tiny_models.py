@@ -100,6 +100,7 @@ OWN: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_group_size": 2},
     "cohere_compass_text": {"rope_parameters": {kind: {**ROPE, "rope_type": "default"} for kind in set(FOUR_KINDS)}},
     "dots3_note_text": {"num_key_value_heads": HEADS, "per_layer_config": None, "head_dim": 16},
+    "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * LAYERS, "intermediate_size": [96] * LAYERS},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},

@@ -92,7 +92,7 @@ def load(
         ) from e
     except Exception as e:
         raise UnsupportedModelError(
-            f"{model!r} cannot be loaded; its files may be damaged: fetch them again ({type(e).__name__}: {_one_line(e)})"
+            f"{model!r} cannot be loaded ({type(e).__name__}: {_one_line(e)}): where its files are damaged, fetch them again"
         ) from e
     if missing:
         raise UnsupportedModelError(

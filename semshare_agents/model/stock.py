@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from semshare_agents.errors import UnsupportedModelError
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import Run
 from semshare_agents.values import Ints
@@ -19,6 +20,8 @@ TRIED_TOKENS = 12
 TRIED_STEPS = 2
 TRIED_LONG_TOKENS = 130
 """For models that give back no cache: some of them hash long prompts with numbers drawn anew each time."""
+TRIED_PAST_TOKENS = 512
+"""Longest window that is crossed when the model is loaded."""
 TOLERANCE = 0.03
 """Above what rounding does in any dtype, below what a lost past does."""
 
@@ -63,7 +66,12 @@ class StockRun(Run):
         if self.stop.is_set():
             raise ForwardStopped
         model = self._model
-        out = model(**model.prepare_inputs_for_generation(self._ids, **which, **self._state), return_dict=True)
+        try:
+            out = model(**model.prepare_inputs_for_generation(self._ids, **which, **self._state), return_dict=True)
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
+            raise UnsupportedModelError(
+                f"the library's own generation fails with {self._ids.shape[1]} tokens ({type(e).__name__}: {e})"
+            ) from e
         self.cached = "cache" in out
         self._state = model._update_model_kwargs_for_generation(
             out, self._state, is_encoder_decoder=model.config.is_encoder_decoder
@@ -103,11 +111,16 @@ def _takes(model: Any, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
-def refusal(model: Any, rows: RowModel | None = None) -> str:
+def refusal(model: Any, rows: RowModel | None = None, past: int | None = None) -> str:
     """Why no turn can run on a stock model; empty where they can.
 
     Tried on a few tokens: a prefill and steps have to run, two turns side by side may not disturb each other, and a
     model that gives back no cache has to know its past all the same, and to answer alike each time.
+
+    Args:
+        model: The transformers model.
+        rows: The row model that switches its attention; None where nothing does.
+        past: A length past which a prompt is tried too, where that is cheap.
     """
     vocabulary = model.config.get_text_config().vocab_size
     draw = np.random.default_rng(0)
@@ -127,6 +140,11 @@ def refusal(model: Any, rows: RowModel | None = None) -> str:
             )
         if not run.cached and _far(run.cold(long), other.cold(long)):
             return "it answers the same prompt differently each time"
+        if past is not None and past < TRIED_PAST_TOKENS:
+            run.cold(draw.integers(0, vocabulary, past + TRIED_TOKENS))
+            run.step(0)
+    except UnsupportedModelError as e:
+        return str(e)
     except Exception as e:  # noqa: BLE001  (a model's code may raise anything)
         return f"the library's own generation fails with it ({type(e).__name__}: {e})"
     if any(_far(a, b) for a, b in zip(alone, beside, strict=True)):

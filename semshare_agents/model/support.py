@@ -80,10 +80,19 @@ def examine(model: Any) -> Support:
     """
     support = _examined(model)
     if support.rows is None or support.limit is not None:
-        why = refusal(model, support.rows)
+        why = refusal(model, support.rows, support.window_tokens or _window(model))
         if why:
             raise UnsupportedModelError(f"{type(model).__name__} cannot answer turns: {why}")
     return support
+
+
+def _window(model: Any) -> int | None:
+    """The window of a model whose rows cannot be computed, where that can be seen."""
+    try:
+        limit = window_limit(model, context_tokens(model.config.get_text_config()))
+    except FAILURES:
+        return None
+    return None if limit is None else limit.tokens
 
 
 def _examined(model: Any) -> Support:
