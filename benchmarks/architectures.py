@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -95,10 +96,12 @@ async def judged(loaded: LoadedModel, oracle: Any) -> dict[str, Any]:
         drawn.append(logits.float().cpu().clone())
         return step(self, logits, follow)
 
-    answering.Answering.step = noting  # type: ignore[method-assign]
-    adapter.measured = lambda *_: REUSE_PAYS
     seen, errors, reasons = Counter[str](), {}, set()
-    with tempfile.TemporaryDirectory() as home:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        patch.object(answering.Answering, "step", noting),
+        patch.object(adapter, "measured", lambda *_: REUSE_PAYS),
+    ):
         options: dict[str, Any] = {"min_gain": 1.0, "tail_tokens": 1, "block_tokens": 16, "repair_idle": False}
         async with adapter.SemShareLLM.open(loaded=loaded, home=Path(home), **options) as llm:
             for turn in turns():

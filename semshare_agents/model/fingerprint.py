@@ -107,8 +107,18 @@ class Fingerprint:
                 if matches is None:
                     matches = self._matching[name] = any(word in name for word in SWITCHES)
                 if matches and _plain(value):
-                    found[f"{path}.{name}"] = value
+                    found[f"{path}.{name}"] = _of_active(module, value)
         return found
+
+
+def _of_active(module: Any, value: Any) -> Any:
+    """A switch as it is for the adapters in use: PEFT keeps values of all of them by name, and single names or lists."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict) and getattr(type(module), "adapter_layer_names", ()):
+        used = {*module.active_adapters, *module.merged_adapters}
+        return {name: inner for name, inner in value.items() if name in used}
+    return value
 
 
 def _adapters(modules: Iterable[Any]) -> Iterator[tuple[bool, torch.Tensor]]:
