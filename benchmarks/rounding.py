@@ -47,7 +47,7 @@ def prompts(loaded: LoadedModel) -> list[Ints]:
     """Chats about each topic, short and long."""
     made = []
     for topic in TOPICS:
-        for lines in (4, 12, 30):
+        for lines in (4, 16):
             text = " ".join(
                 f"Note {n} about {topic}: the {WHO[n % 4]} counted {n * 17 % 91} items and wrote {WHAT[n * 7 % 4]}."
                 for n in range(lines)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--home", type=Path, default=None)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
-    parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--max-new-tokens", type=int, default=24)
     given = parser.parse_args()
     settings = load_settings(model=given.model, home=given.home)
     for dtype in given.dtypes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from semshare_agents.errors import UnsupportedModelError
+from semshare_agents.model.caching import takes
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import Run
 from semshare_agents.values import Ints
@@ -91,7 +91,7 @@ def _prepared(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, An
         return input_ids, {name: value for name, value in given.items() if name not in LOOP_ARGUMENTS}
 
     # Every token is seen, also one that is the model's padding elsewhere.
-    seen = {"attention_mask": torch.ones_like(ids)} if _takes(model, "attention_mask") else {}
+    seen = {"attention_mask": torch.ones_like(ids)} if takes(model, "attention_mask") else {}
     begun: tuple[torch.Tensor, dict[str, Any]] = model.generate(
         ids,
         custom_generate=instead_of_the_loop,
@@ -105,10 +105,6 @@ def _prepared(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, An
         **seen,
     )
     return begun
-
-
-def _takes(model: Any, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters
 
 
 def refusal(model: Any, rows: RowModel | None = None, past: int | None = None) -> str:
