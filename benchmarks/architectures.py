@@ -1,6 +1,6 @@
 """Is every answer right, whatever the model type? Tiny random models of all causal types of transformers, judged.
 
-Each type (and each variant of `tiny_models.VARIANTS`) is built at random in a process of its own and answers a few turns
+Each type (and each variant of `tiny_models.VARIANTS`) is built at random in a process of its own and answers turns
 through the adapter: repeated, extended, moved, past its window and past every other length that it was given. Of each
 turn that is reported `exact` or `cold`, the prefill's logits and every step's are compared with those of
 `model.generate(..., output_logits=True)` of a copy of the model. A type ends as
@@ -34,10 +34,11 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import tiny_models
 import torch
 
-import tiny_models
-from semshare_agents import answering, llm as adapter
+from semshare_agents import answering
+from semshare_agents import llm as adapter
 from semshare_agents.errors import SemShareError
 from semshare_agents.model.loading import LoadedModel, prepare
 from semshare_agents.reuse.cost import Speeds
@@ -117,7 +118,12 @@ async def judged(loaded: LoadedModel, oracle: Any) -> dict[str, Any]:
                     prompt = loaded.tokenizer(turn.text, return_tensors="pt")["input_ids"]
                     errors[turn.name] = difference(oracle, prompt, list(answer.tokens), drawn)
     wrong = {name: error for name, error in errors.items() if not error < WRONG_FROM}
-    return {"classes": dict(seen), "worst": max(errors.values()), "wrong": wrong, "reason": "; ".join(sorted(reasons - {""}))}
+    return {
+        "classes": dict(seen),
+        "worst": max(errors.values()),
+        "wrong": wrong,
+        "reason": "; ".join(sorted(reasons - {""})),
+    }
 
 
 @torch.inference_mode()
@@ -216,7 +222,10 @@ def main() -> None:
             results[result["name"]] = result
             file.write(json.dumps(result) + "\n")
             file.flush()
-            print(f"{result['name']}: {result['verdict']} {result.get('wrong') or result.get('reason', '')}"[:300], flush=True)
+            print(
+                f"{result['name']}: {result['verdict']} {result.get('wrong') or result.get('reason', '')}"[:300],
+                flush=True,
+            )
     (given.out / "table.md").write_text(table(list(results.values())))
     print(table(list(results.values())).splitlines()[0])
 

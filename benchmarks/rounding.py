@@ -99,8 +99,14 @@ def by_stock(loaded: LoadedModel, prompt: Ints, count: int, parts: list[Ints]) -
 def compared(name: str, pairs: list[tuple[Greedy, Greedy]]) -> str:
     """One line about pairs of answers of which the first was computed in one pass."""
     kls = [kl_mean(a.logits[:1], b.logits[:1]) for a, b in pairs]
-    parted = [next((i for i, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=True)) if x != y), None) for a, b in pairs]
-    gaps = [a.logits[at].topk(2).values.diff().abs().item() for (a, _), at in zip(pairs, parted, strict=True) if at is not None]
+    parted = [
+        next((i for i, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=True)) if x != y), None) for a, b in pairs
+    ]
+    gaps = [
+        a.logits[at].topk(2).values.diff().abs().item()
+        for (a, _), at in zip(pairs, parted, strict=True)
+        if at is not None
+    ]
     near = f"{np.median(gaps):.3f}, at most {max(gaps):.3f}" if gaps else "-"
     return (
         f"{name}: KL of the first token median {np.median(kls):.1e}, worst {max(kls):.1e}; "

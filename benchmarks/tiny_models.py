@@ -31,7 +31,9 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_decoder_attention_heads", "linear_num_value_heads", "linear_num_heads"), HEADS),
     **dict.fromkeys(("num_key_value_heads", "swa_num_key_value_heads", "num_kv_heads", "num_query_groups"), KV_HEADS),
     "linear_num_key_heads": KV_HEADS,
-    **dict.fromkeys(("head_dim", "swa_head_dim", "v_head_dim", "d_kv", "d_head", "dim_head", "attention_head_dim"), HEAD_DIM),
+    **dict.fromkeys(
+        ("head_dim", "swa_head_dim", "v_head_dim", "d_kv", "d_head", "dim_head", "attention_head_dim"), HEAD_DIM
+    ),
     **dict.fromkeys(("global_head_dim", "attention_head_size", "kv_channels", "index_head_dim"), HEAD_DIM),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "indexer_head_dim"), HEAD_DIM),
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "o_lora_rank"), 8),
@@ -47,7 +49,9 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts", "num_experts_per_token"), 2),
     **dict.fromkeys(("n_group", "topk_group", "num_expert_group", "first_k_dense_replace"), 1),
     **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"), CONTEXT_TOKENS),
+    **dict.fromkeys(
+        ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"), CONTEXT_TOKENS
+    ),
     **dict.fromkeys(("seq_length", "context_length", "model_max_length", "max_source_positions"), CONTEXT_TOKENS),
     **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size", "window_size"), WINDOW_TOKENS),
     **dict.fromkeys(("attention_chunk_size", "index_topk", "keep_window_size", "local_attention"), WINDOW_TOKENS),
@@ -102,15 +106,36 @@ OWN: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"num_key_value_heads": HEADS, "per_layer_config": None, "head_dim": 16},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "falcon_h1": {"mamba_d_ssm": 128},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * LAYERS, "intermediate_size": [96] * LAYERS},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0] * LAYERS,
+        "intermediate_size": [96] * LAYERS,
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
-    "qwen4_exp_text": {"head_dim": 16, "indexer_budget": WINDOW_TOKENS, "indexer_compress_ratio": 4, "ple_embed_dim": 16, "hc_lowrank": 8, "indexer_n_heads": 8, "indexer_kv_heads": 1, "indexer_head_dim": 16, "ngram_vocab_size_base": 64},
-    "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "rope_theta": 10_000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2}},
-
+    "qwen4_exp_text": {
+        "head_dim": 16,
+        "indexer_budget": WINDOW_TOKENS,
+        "indexer_compress_ratio": 4,
+        "ple_embed_dim": 16,
+        "hc_lowrank": 8,
+        "indexer_n_heads": 8,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "ngram_vocab_size_base": 64,
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": KV_HEADS, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "reformer": {"axial_pos_shape": [32, 32], "axial_pos_embds_dim": [32, 32], "attn_layers": ["local", "lsh"] * 2},
-    "roc_bert": {"pronunciation_embed_dim": 32, "shape_embed_dim": 32, "pronunciation_vocab_size": 300, "shape_vocab_size": 300},
+    "roc_bert": {
+        "pronunciation_embed_dim": 32,
+        "shape_embed_dim": 32,
+        "pronunciation_vocab_size": 300,
+        "shape_vocab_size": 300,
+    },
     "zamba2": {
         "layers_block_type": ["mamba", "hybrid"] * 2,
         "hybrid_layer_ids": [1, 3],
@@ -122,7 +147,11 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_head_dim": 32,
         "mamba_headdim": 16,
     },
-    "zamba": {"attention_hidden_size": 2 * HIDDEN, "attention_head_dim": 2 * HIDDEN // HEADS, "num_key_value_heads": HEADS},
+    "zamba": {
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 2 * HIDDEN // HEADS,
+        "num_key_value_heads": HEADS,
+    },
     "xlstm": {"qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
@@ -152,8 +181,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phimoe+window": ("phimoe", {"sliding_window": WINDOW_TOKENS}),
     "phimoe+longrope": ("phimoe", {"rope_parameters": {**LONGROPE, "short_mscale": 1.0, "long_mscale": 1.0}}),
     "phi3+nowindow": ("phi3", {"sliding_window": None}),
-    "phi3+longrope": ("phi3", {"sliding_window": None, "rope_parameters": LONGROPE, "original_max_position_embeddings": SECOND_LENGTH}),
-    "phi3+partial": ("phi3", {"sliding_window": None, "rope_parameters": {**ROPE, "rope_type": "default", "partial_rotary_factor": 0.5}}),
+    "phi3+longrope": (
+        "phi3",
+        {"sliding_window": None, "rope_parameters": LONGROPE, "original_max_position_embeddings": SECOND_LENGTH},
+    ),
+    "phi3+partial": (
+        "phi3",
+        {"sliding_window": None, "rope_parameters": {**ROPE, "rope_type": "default", "partial_rotary_factor": 0.5}},
+    ),
     "qwen2+window": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
     "qwen2_moe+window": ("qwen2_moe", {"use_sliding_window": True, "max_window_layers": 2}),
     "qwen3+window": ("qwen3", {"use_sliding_window": True, "max_window_layers": 2}),
@@ -161,8 +196,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3+window": ("smollm3", {"use_sliding_window": True, "layer_types": FOUR_KINDS}),
     "starcoder2+nowindow": ("starcoder2", {"sliding_window": None}),
     "stablelm+qknorm": ("stablelm", {"qk_layernorm": True}),
-    "granitemoehybrid+attention": ("granitemoehybrid", {"layer_types": ["full_attention"] * LAYERS, "position_embedding_type": "rope"}),
-    "granitemoehybrid+nope": ("granitemoehybrid", {"layer_types": ["full_attention"] * LAYERS, "position_embedding_type": "nope"}),
+    "granitemoehybrid+attention": (
+        "granitemoehybrid",
+        {"layer_types": ["full_attention"] * LAYERS, "position_embedding_type": "rope"},
+    ),
+    "granitemoehybrid+nope": (
+        "granitemoehybrid",
+        {"layer_types": ["full_attention"] * LAYERS, "position_embedding_type": "nope"},
+    ),
     "minimax+linearfirst": ("minimax", {"layer_types": ["linear_attention", "full_attention"] * 2}),
     "minimax+fullfirst": ("minimax", {"layer_types": ["full_attention", "linear_attention"] * 2}),
     "gemma4_text+shared": ("gemma4_text", {"num_kv_shared_layers": 2, "layer_types": FOUR_KINDS}),
@@ -183,7 +224,9 @@ def config(name: str) -> Any:
     kind = BY_TEXT.get(kind, kind)
     if kind == "gemma4_assistant":
         shared = {"vocab_size_per_layer_input": 0, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": LAYERS}
-        return CONFIG_MAPPING[kind](text_config=_small(CONFIG_MAPPING["gemma4_text"], shared), backbone_hidden_size=HIDDEN)
+        return CONFIG_MAPPING[kind](
+            text_config=_small(CONFIG_MAPPING["gemma4_text"], shared), backbone_hidden_size=HIDDEN
+        )
     return _small(CONFIG_MAPPING[kind], changed)
 
 
@@ -225,7 +268,9 @@ def made(name: str, configuration: Any) -> Any:
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level: a character is a token."""
     marks = ["<pad>", "<s>", "</s>"]
-    core = Tokenizer(BPE({name: i for i, name in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, []))
+    core = Tokenizer(
+        BPE({name: i for i, name in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, [])
+    )
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")

@@ -232,7 +232,9 @@ def _model(loaded: LoadedModel) -> Check:
         found += f", not moved: {support.reason}"
         advised.append("exact reuse only")
     if support.limit is not None:
-        found += f"; turns of more than {support.limit.tokens} tokens, answer included, reach past {support.limit.reason}"
+        found += (
+            f"; turns of more than {support.limit.tokens} tokens, answer included, reach past {support.limit.reason}"
+        )
         advised.append(f"turns of more than {support.limit.tokens} tokens run cold")
     if getattr(loaded.tokenizer, "chat_template", None) is None:
         found += "; its tokenizer has no chat template"

@@ -111,7 +111,7 @@ LIMITED = {
     "gemma2": "sliding window",
     "gemma3": "sliding window",
 }
-"""Families whose KV can be reused in turns of up to `WINDOW_TOKENS`, and words of the reason why longer ones run cold."""
+"""Families whose KV is reused in turns of up to `WINDOW_TOKENS`, and words of the reason why longer ones run cold."""
 
 UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "bloom-alibi": lambda: BloomConfig(

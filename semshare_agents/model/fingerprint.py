@@ -112,7 +112,7 @@ class Fingerprint:
 
 
 def _of_active(module: Any, value: Any) -> Any:
-    """A switch as it is for the adapters in use: PEFT keeps values of all of them by name, and single names or lists."""
+    """A switch as it is for the adapters in use: PEFT keeps values of all by name, and single names or lists."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict) and getattr(type(module), "adapter_layer_names", ()):
@@ -124,12 +124,12 @@ def _of_active(module: Any, value: Any) -> Any:
 def _adapters(modules: Iterable[Any]) -> Iterator[tuple[bool, torch.Tensor]]:
     """Whether it is active, and each tensor, of the adapters that PEFT's layers hold."""
     for module in modules:
-        kinds = getattr(type(module), "adapter_layer_names", ())
+        kinds: tuple[str, ...] = getattr(type(module), "adapter_layer_names", ())
         if not kinds:
             continue
         active = () if module.disable_adapters else module.active_adapters
         for kind in kinds:
-            held = getattr(module, kind, None)
+            held: Any = getattr(module, kind, None)
             for name, part in held.items() if hasattr(held, "items") else ():
                 for tensor in part.state_dict(keep_vars=True).values() if hasattr(part, "state_dict") else (part,):
                     yield name in active, tensor

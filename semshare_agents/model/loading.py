@@ -92,7 +92,8 @@ def load(
         ) from e
     except Exception as e:
         raise UnsupportedModelError(
-            f"{model!r} cannot be loaded ({type(e).__name__}: {_one_line(e)}): where its files are damaged, fetch them again"
+            f"{model!r} cannot be loaded; where its files are damaged, fetch them again "
+            f"({type(e).__name__}: {_one_line(e)})"
         ) from e
     if missing:
         raise UnsupportedModelError(

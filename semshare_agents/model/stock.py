@@ -141,7 +141,7 @@ def refusal(model: Any, rows: RowModel | None = None, past: int | None = None) -
             run.step(0)
     except UnsupportedModelError as e:
         return str(e)
-    except Exception as e:  # noqa: BLE001  (a model's code may raise anything)
+    except Exception as e:
         return f"the library's own generation fails with it ({type(e).__name__}: {e})"
     if any(_far(a, b) for a, b in zip(alone, beside, strict=True)):
         return "it keeps its state in the model itself, so that turns side by side would mix"

@@ -243,7 +243,9 @@ class _Probe:
         context = context_tokens(self.model.config.get_text_config())
         rotating = [rotation_limit(module, rest, context) for module, rest in self.rotary_calls]
         limit = shortest(window_limit(self.model, context), *rotating)
-        for tokens, name in named_lengths(self.model.config.get_text_config(), limit.tokens if limit else context).items():
+        for tokens, name in named_lengths(
+            self.model.config.get_text_config(), limit.tokens if limit else context
+        ).items():
             named = f"the configuration's {name} of {tokens}"
             if tokens * rows.token_bytes > MADE_UP_BYTES:
                 return Limit(tokens, f"{named}, too long to be tried when the model is loaded")

@@ -17,8 +17,8 @@ from semshare_agents.model.stock import StockRun
 from tests import tiny
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import architectures  # noqa: E402
-import tiny_models  # noqa: E402
+import architectures
+import tiny_models
 
 LIMITS: dict[str, int | None] = {
     "mistral": 32,

@@ -189,7 +189,9 @@ async def test_the_answer_counts_where_the_limit_is_reached(family: str, beyond:
     model = tiny.loaded(family)
     llm = await open_llm(family)
     messages = [tiny.user("x" * 330)]
-    prompt = len(model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+    prompt = len(
+        model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    )
     room = tiny.WINDOW_TOKENS - prompt + beyond
     expected = stock_answer(model, messages, room)
     classes = []
