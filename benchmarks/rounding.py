@@ -43,11 +43,11 @@ class Greedy:
     logits: torch.Tensor
 
 
-def prompts(loaded: LoadedModel) -> list[Ints]:
-    """Chats about each topic, short and long."""
+def prompts(loaded: LoadedModel, lengths: list[int]) -> list[Ints]:
+    """Chats about each topic, of so many notes each."""
     made = []
     for topic in TOPICS:
-        for lines in (4, 16):
+        for lines in lengths:
             text = " ".join(
                 f"Note {n} about {topic}: the {WHO[n % 4]} counted {n * 17 % 91} items and wrote {WHAT[n * 7 % 4]}."
                 for n in range(lines)
@@ -119,13 +119,14 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--home", type=Path, default=None)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--notes", nargs="*", type=int, default=[4, 16], help="lengths of the prompts")
     parser.add_argument("--max-new-tokens", type=int, default=24)
     given = parser.parse_args()
     settings = load_settings(model=given.model, home=given.home)
     for dtype in given.dtypes:
         loaded = load(settings.model, settings.home, "cpu", dtype)
         ours, stock = [], []
-        for prompt in prompts(loaded):
+        for prompt in prompts(loaded, given.notes):
             ours.append(by_rows(loaded, prompt, given.max_new_tokens))
             halves = [prompt[:-TAIL_ROWS], prompt[-TAIL_ROWS:]]
             stock.append(tuple(by_stock(loaded, prompt, given.max_new_tokens, parts) for parts in ([prompt], halves)))

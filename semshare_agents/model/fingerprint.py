@@ -115,7 +115,7 @@ def _of_active(module: Any, value: Any) -> Any:
     """A switch as it is for the adapters in use: PEFT keeps values of all by name, and single names or lists."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, dict) and getattr(type(module), "adapter_layer_names", ()):
+    if isinstance(value, dict) and hasattr(type(module), "adapter_layer_names"):
         used = {*module.active_adapters, *module.merged_adapters}
         return {name: inner for name, inner in value.items() if name in used}
     return value
