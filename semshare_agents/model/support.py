@@ -114,7 +114,7 @@ def _examined(model: Any) -> Support:
         wrong = f"its forward cannot run on chosen rows ({type(e).__name__}: {e})"
     if wrong:
         return Support(None, None, None, wrong)
-    mover, why = probe.mover(rows, limit)
+    mover, why = probe.mover(rows)
     return Support(rows, mover, limit, why)
 
 
@@ -174,6 +174,8 @@ class _Probe:
         vocabulary = model.config.get_text_config().vocab_size
         self.ids = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS)
         self.kv_heads = self.head_dim = 0
+        self.movable = 0
+        """How many positions have one rotation each, whatever the sequence's length."""
         self.reason = ""
         hooks = [
             m.register_forward_hook(self._note_rotary, with_kwargs=True)
@@ -241,8 +243,9 @@ class _Probe:
     def limit(self, rows: RowModel) -> Limit | None:
         """The first length past which rows are not the stock model's, or could not be shown to be."""
         context = context_tokens(self.model.config.get_text_config())
-        rotating = [rotation_limit(module, rest, context) for module, rest in self.rotary_calls]
-        limit = shortest(window_limit(self.model, context), *rotating)
+        turning = shortest(*(rotation_limit(module, rest, context) for module, rest in self.rotary_calls))
+        self.movable = turning.tokens if turning else context
+        limit = shortest(window_limit(self.model, context), turning)
         for tokens, name in named_lengths(
             self.model.config.get_text_config(), limit.tokens if limit else context
         ).items():
@@ -264,12 +267,11 @@ class _Probe:
                 made[layer, part].normal_(float(middle), float(size), generator=draw)
         return made
 
-    def mover(self, rows: RowModel, limit: Limit | None) -> tuple[KeyMover | None, str]:
+    def mover(self, rows: RowModel) -> tuple[KeyMover | None, str]:
         """The key mover, or None and why keys cannot be moved; proved at a short shift and at the longest there is."""
-        most = limit.tokens if limit else context_tokens(self.model.config.get_text_config())
-        tables = [RotaryTables(module, rest, rows.device, most) for module, rest in self.rotary_calls]
+        tables = [RotaryTables(module, rest, rows.device, self.movable) for module, rest in self.rotary_calls]
         tables = [t for t in tables if t.rotary_dim and t.rotary_dim <= self.head_dim]
-        farthest = max(1, most - PROBE_TOKENS)
+        farthest = max(1, self.movable - PROBE_TOKENS)
         try:
             shifted = {shift: self._run(shift)[1].layers for shift in {min(PROBE_SHIFT, farthest), farthest}}
         except FAILURES as e:
