@@ -317,7 +317,8 @@ class Report:
         rows_share: Computed row-layers over all row-layers.
         donors: Tokens taken from each donor turn.
         similarity: Similarity of the semantic donor, 0.0 without one.
-        exact_tokens: Length of the prompt's prefix whose KV equals a cold run's.
+        exact_tokens: Length of the prompt's prefix whose KV equals a cold run's, up to what passes of other shapes
+            round otherwise: nothing to speak of in float32, near ties of greedy answers in bfloat16 and float16.
         stages_seconds: Seconds of each stage up to the first token.
         ttft_seconds: From message list to first token.
         predicted_cold_seconds: What a full prefill was predicted to take.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from semshare_agents import doctor
@@ -99,6 +100,22 @@ def test_doctor_says_from_which_length_turns_run_cold(family: str) -> None:
 def test_doctor_calls_a_model_without_limits_fit() -> None:
     check = doctor._model(tiny.loaded("llama"))
     assert (check.state, check.advice) == (State.OK, "")
+
+
+@pytest.mark.parametrize(
+    ("codec", "dtype", "state", "word"),
+    [
+        ("raw", torch.float32, State.FAILED, "report"),
+        ("raw", torch.bfloat16, State.WARNING, "bfloat16 rounds"),
+        ("int8", torch.float32, State.WARNING, "kv_codec"),
+    ],
+)
+def test_doctor_blames_for_another_answer_what_can_cause_it(
+    codec: str, dtype: torch.dtype, state: State, word: str
+) -> None:
+    found, advice = doctor._of_another_answer(codec, dtype)
+    assert found is state
+    assert word in advice
 
 
 def test_doctor_misses_a_chat_template() -> None:
