@@ -86,7 +86,8 @@ async def examine(settings: Settings, model: bool = True) -> AsyncIterator[Check
     try:
         loaded = await asyncio.to_thread(load, settings.model, settings.home, settings.device, settings.dtype)
     except SemShareError as e:
-        yield Check("model", State.FAILED, str(e), "`semshare models pull` fetches the default model")
+        advice = "see the message; `semshare models pull` fetches the default model"
+        yield Check("model", State.FAILED, str(e), advice)
         return
     yield _model(loaded)
     if loaded.support.rows is None:
@@ -228,11 +229,22 @@ def _model(loaded: LoadedModel) -> Check:
         + f" on {weight.device}, {loaded.context_tokens:,} tokens"
     )
     if support.rows is None:
-        advice = "every turn runs cold: use a model with rotary positions to reuse KV"
+        advice = "every turn runs cold: for reuse take a model whose layers all keep keys and values, and attend to all"
         return Check("model", State.WARNING, f"{found}; its KV cannot be reused: {support.reason}", advice)
+    found += "; its KV can be reused" + (" and moved" if support.mover is not None else "")
+    advised = []
     if support.mover is None:
-        return Check("model", State.WARNING, f"{found}; its KV cannot be moved: {support.reason}", "exact reuse only")
-    return Check("model", State.OK, f"{found}; its KV can be reused and moved")
+        found += f", not moved: {support.reason}"
+        advised.append("exact reuse only")
+    if support.limit is not None:
+        found += (
+            f"; turns of more than {support.limit.tokens} tokens, answer included, reach past {support.limit.reason}"
+        )
+        advised.append(f"turns of more than {support.limit.tokens} tokens run cold")
+    if getattr(loaded.tokenizer, "chat_template", None) is None:
+        found += "; its tokenizer has no chat template"
+        advised.append("raw prompts only: chats need a model that was made for them")
+    return Check("model", State.WARNING if advised else State.OK, found, "; ".join(advised))
 
 
 def _speeds(settings: Settings, loaded: LoadedModel) -> list[Check]:
@@ -330,12 +342,22 @@ async def _self_test(settings: Settings, loaded: LoadedModel) -> Check:
         why = f"nothing was reused: {report.reason}"
         return Check("self-test", State.FAILED, why, "a memory does not help with this model on this machine")
     if again.tokens != cold.tokens:
-        lossy = settings.kv_codec != "raw"
-        state, advice = (
-            (State.WARNING, "kv_codec=raw keeps every bit") if lossy else (State.FAILED, "please report this")
-        )
+        state, advice = _of_another_answer(settings.kv_codec, loaded.embeddings.dtype)
         return Check("self-test", state, f"{found}; another answer than the cold run's", advice)
     return Check("self-test", State.OK, f"{found}; the same answer")
+
+
+def _of_another_answer(kv_codec: str, dtype: torch.dtype) -> tuple[State, str]:
+    """What it means that an answer from exact KV differs from the cold one."""
+    if kv_codec != "raw":
+        return State.WARNING, "kv_codec=raw keeps every bit"
+    if dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        return (
+            State.WARNING,
+            f"{name} rounds passes of other shapes otherwise, near ties fall either way; float32 does not",
+        )
+    return State.FAILED, "please report this"
 
 
 def worst(checks: list[Check]) -> State:

@@ -9,6 +9,7 @@
     │   └── PinError                        what is pinned does not fit a budget or a quota, or is not there
     ├── ModelError
     │   ├── ModelNotFoundError              no model at that folder, file or hub id
+    │   ├── UnsupportedModelError           a model that cannot answer turns, and why
     │   └── ModelChecksumError              a downloaded model file is not the published one
     ├── PromptError (ValueError)
     │   ├── InvalidMessagesError            messages are empty or malformed
@@ -57,6 +58,10 @@ class ModelError(SemShareError):
 
 class ModelNotFoundError(ModelError):
     """There is no causal language model at the given folder, file or hub id."""
+
+
+class UnsupportedModelError(ModelError):
+    """A model, its weights or its tokenizer cannot answer turns; the message says why and what to do."""
 
 
 class ModelChecksumError(ModelError):

@@ -145,11 +145,8 @@ class Guard(IdleWork[Job]):
         """Hold a request to the limits of its tenant and session."""
         if not self._settings.share:
             return Admitted(request)
-        model = self._turns.model
         try:
-            scope = await self._turns.registry.scope(
-                request.tenant, self._turns.kv_fingerprint, model.name, make=request.store
-            )
+            scope = await self._turns.scope(request.tenant, make=request.store)
             watches = await self._watches_of(scope)
         except RegistryError as e:
             # Without its registry the turn will run cold, which needs no limit.
@@ -214,7 +211,7 @@ class Guard(IdleWork[Job]):
             job = self._waiting.popleft()
             try:
                 cold = await self._cold(job)
-                if cold is not None:
+                if cold is not None and await self._turns.unchanged(job.scope):
                     await self._judge(job, await threads.work(_compared, job, cold))
             except SemShareError as e:
                 log.warning("turn %d is not measured: %s", job.turn_id, e)

@@ -472,6 +472,10 @@ class SemShareLLM:
     async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
         try:
+            if not await turns.unchanged(prefilled.scope):
+                # Its KV is of weights or adapters that are no longer the scope's: the text alone is remembered.
+                await threads.store(turns.tiers.forget, [] if kept is None else kept.fresh)
+                kept = Kept()
             kept = kept or await keep(turns, prefilled)
             try:
                 stored = await remember(turns, prefilled, answer, kept)

@@ -131,6 +131,9 @@ class Repairer(IdleWork[Job]):
             await load_exact(turns, job.scope, tokens, run)
             while run.exact < run.length and not self._interrupted():
                 await self._chunk(run)
+            if not await turns.unchanged(job.scope):
+                # Its rows were computed, or would be, with other weights than its KV.
+                return True
             await self._save(job, tokens, frontier, run)
             return run.exact == run.length
         finally:

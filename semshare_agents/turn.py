@@ -38,7 +38,8 @@ from semshare_agents.model.generate import Sampler, TextStream
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
-from semshare_agents.model.run import RowRun, Run, StockRun
+from semshare_agents.model.run import RowRun, Run
+from semshare_agents.model.stock import StockRun
 from semshare_agents.model.tokenise import check_length, question_tokens, tokenise_text
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.delays import timed
@@ -65,6 +66,8 @@ from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Report, R
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+CHANGED = "the model's weights or adapters changed while the prompt was computed"
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -162,7 +165,6 @@ class Turns:
 
     def __post_init__(self) -> None:
         support = self.model.support
-        self.kv_fingerprint = self.packing.fingerprint(self.model.fingerprint)
         # Whoever wants less KV on the device does not want free buffers there either.
         spare = 0 if self.retention else 2
         self.pool = None if support.rows is None else BufferPool(support.rows, spare)
@@ -170,6 +172,28 @@ class Turns:
         self.steering = Steering(self.model.tokenizer, self.model.end_tokens, self.control_tokens)
         self._codes: TokenCodes | None = None
         self._signers: dict[bytes, Signer] = {}
+
+    @property
+    def kv_fingerprint(self) -> str:
+        """Under what KV is kept that the model computes as it is now; looking takes milliseconds."""
+        return self.packing.fingerprint(self.model.fingerprint)
+
+    async def scope(self, tenant: str, make: bool = True) -> Scope:
+        """A tenant's part of the memory, of the model as it is now.
+
+        Args:
+            tenant: The tenant.
+            make: Whether it is remembered where it is new.
+
+        Raises:
+            RegistryError: the database cannot be used.
+        """
+        fingerprint = await threads.work(lambda: self.kv_fingerprint)
+        return await self.registry.scope(tenant, fingerprint, self.model.name, make=make)
+
+    async def unchanged(self, scope: Scope) -> bool:
+        """Whether the model still computes the KV of a scope: its adapters may have been switched meanwhile."""
+        return await threads.work(lambda: self.kv_fingerprint) == scope.fingerprint
 
     async def prefill(self, request: Request, clock: Clock | None = None) -> Prefilled:
         """From messages to the first token's logits.
@@ -200,9 +224,7 @@ class Turns:
         try:
             with clock.stage("find"):
                 # What is not to be remembered leaves no name behind either.
-                scope = await self.registry.scope(
-                    request.tenant, self.kv_fingerprint, self.model.name, make=request.store
-                )
+                scope = await self.scope(request.tenant, make=request.store)
                 await self._drop_forgotten(scope.forgets)
             if impossible is None:
                 alignment = await self._matched(scope, request, prompt, clock)
@@ -214,9 +236,14 @@ class Turns:
             plan = await self._planned(alignment, request, clock)
         else:
             plan = cold_plan(len(prompt), impossible, self._cold(len(prompt)))
-        run = self._run(len(prompt) + room, impossible)
+        run = self._run(len(prompt) + room)
         try:
             alignment, plan, logits, misses = await self._computed(scope, request, prompt, alignment, plan, run, clock)
+            if scope is not NOWHERE and not await self.unchanged(scope):
+                # KV of before beside rows of after would be neither's.
+                alignment, plan = Alignment.empty(len(prompt)), cold_plan(len(prompt), CHANGED, self._cold(len(prompt)))
+                scope = await self._scope_or_nowhere(request)
+                logits = await self.on_compute(run, run.cold, prompt)
         except BaseException:
             run.close()
             raise
@@ -228,12 +255,19 @@ class Turns:
             stages,
             elapsed,
             misses,
-            self.model.model.config.get_text_config().num_hidden_layers,
+            self.model.layers,
             len(plan.rows) - len(plan.required),
         )
         like = None if self.cost is None else self.cost.like_cold(len(prompt))
         report = replace(report, saved=None if self.cost is None else saved(stages, plan.cold, like))
         return Prefilled(request, scope, prompt, alignment, plan, run, logits, constraint, room, report, clock)
+
+    async def _scope_or_nowhere(self, request: Request) -> Scope:
+        try:
+            return await self.scope(request.tenant, make=request.store)
+        except RegistryError as e:
+            log.warning("a turn will not be remembered: %s", e)
+            return NOWHERE
 
     async def _drop_forgotten(self, newest: int) -> None:
         """Delete KV that other processes forgot, up to an act of forgetting."""
@@ -247,21 +281,16 @@ class Turns:
 
     def _impossible(self, request: Request, tokens: int) -> str | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
-        support = self.model.support
-        if support.rows is None:
-            return support.reason
-        if support.window_tokens is not None and tokens > support.window_tokens:
-            return f"{tokens} tokens reach past the model's sliding window of {support.window_tokens}"
-        return "reuse is off" if request.reuse is Reuse.OFF else None
+        beyond = self.model.support.beyond(tokens)
+        return beyond or ("reuse is off" if request.reuse is Reuse.OFF else None)
 
     def _cold(self, tokens: int) -> float:
         return self.cost.cold_seconds(tokens) if self.cost is not None else 0.0
 
-    def _run(self, tokens: int, impossible: str | None) -> Run:
+    def _run(self, tokens: int) -> Run:
         support = self.model.support
-        beyond = support.window_tokens is not None and tokens > support.window_tokens
-        if support.rows is None or self.pool is None or beyond:
-            return StockRun(self.model.model)
+        if support.rows is None or self.pool is None or support.beyond(tokens):
+            return StockRun(self.model.model, support.rows)
         return RowRun(support.rows, self.pool, tokens)
 
     async def _matched(self, scope: Scope, request: Request, prompt: Ints, clock: Clock) -> Alignment:
@@ -322,7 +351,7 @@ class Turns:
         assert cost is not None
         if NO_RECOMPUTE in request.ablations:
             settings = replace(settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
-        layers = self.model.model.config.get_text_config().num_hidden_layers
+        layers = self.model.layers
 
         def plan_of(chosen: PlanSettings) -> Plan:
             plan = make_plan(alignment, chosen, self.strategy, cost, layers, self._only_on_disk)
@@ -402,7 +431,7 @@ class Turns:
         What late looks choose, and that end once more, is left to the first decoding steps.
         """
         looking = viewers(plan.rows, len(prompt))
-        layers = gathering_layers(self.model.model.config.get_text_config().num_hidden_layers)
+        layers = gathering_layers(self.model.layers)
         watch = TailWatch(len(prompt) - looking, layers) if plan.looks else None
         exact = exact_frontier(alignment, plan)
         run.semantic, run.hurried = bool((alignment.kind == Kind.SEMANTIC).any()), plan.hurried

@@ -351,7 +351,8 @@ class Report:
         rows_share: Computed row-layers over all row-layers.
         donors: Tokens taken from each donor turn.
         similarity: Similarity of the semantic donor, 0.0 without one.
-        exact_tokens: Length of the prompt's prefix whose KV equals a cold run's.
+        exact_tokens: Length of the prompt's prefix whose KV equals a cold run's, up to what passes of other shapes
+            round otherwise: nothing to speak of in float32, near ties of greedy answers in bfloat16 and float16.
         stages_seconds: Seconds of each stage up to the first piece of the answer; `wait` is for other turns.
         ttft_seconds: From the call to the first piece that was handed out, text or part of a tool call; of an answer
             that has none, to its end.

@@ -17,6 +17,7 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GraniteConfig,
+    GraniteMoeHybridConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -76,6 +77,12 @@ LLAMA3_ROPE = _rope(
     "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=256
 )
 YARN_ROPE = _rope("yarn", factor=4.0, original_max_position_embeddings=512)
+LONGROPE = _rope(
+    "longrope",
+    short_factor=[1.0] * 8,
+    long_factor=[1.0 + i / 4 for i in range(8)],
+    original_max_position_embeddings=WINDOW_TOKENS,
+)
 SLIDING_KINDS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 
 REUSABLE: dict[str, Callable[[], Any]] = {
@@ -83,6 +90,7 @@ REUSABLE: dict[str, Callable[[], Any]] = {
     "llama-linear": lambda: _llama(rope_parameters=_rope("linear", factor=2.0)),
     "llama-llama3": lambda: _llama(rope_parameters=LLAMA3_ROPE),
     "llama-yarn": lambda: _llama(rope_parameters=YARN_ROPE),
+    "llama-dynamic": lambda: _llama(rope_parameters=_rope("dynamic", factor=4.0)),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**SHAPE),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
@@ -91,10 +99,20 @@ REUSABLE: dict[str, Callable[[], Any]] = {
     "granite": lambda: GraniteConfig(**SHAPE),
     "olmo2": lambda: Olmo2Config(**SHAPE),
     "smollm3-nope": lambda: SmolLM3Config(**DEEPER, no_rope_layer_interval=2),
+    "mistral-window": lambda: MistralConfig(**SHAPE, sliding_window=WINDOW_TOKENS),
+    "phi3-longrope": lambda: Phi3Config(
+        **SHAPE, rope_parameters=LONGROPE, original_max_position_embeddings=WINDOW_TOKENS
+    ),
     "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=16, sliding_window=WINDOW_TOKENS),
     "gemma3": lambda: Gemma3TextConfig(**DEEPER, head_dim=16, sliding_window=WINDOW_TOKENS, layer_types=SLIDING_KINDS),
 }
-SLIDING = ("gemma2", "gemma3")
+LIMITED = {
+    "mistral-window": "sliding window",
+    "phi3-longrope": "rotates all keys",
+    "gemma2": "sliding window",
+    "gemma3": "sliding window",
+}
+"""Families whose KV is reused in turns of up to `WINDOW_TOKENS`, and words of the reason why longer ones run cold."""
 
 UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "bloom-alibi": lambda: BloomConfig(
@@ -106,7 +124,6 @@ UNSUPPORTED: dict[str, Callable[[], Any]] = {
     "mamba": lambda: MambaConfig(
         vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, state_size=8, eos_token_id=2
     ),
-    "llama-dynamic": lambda: _llama(rope_parameters=_rope("dynamic", factor=4.0)),
     "t5": lambda: T5Config(
         vocab_size=VOCABULARY,
         d_model=64,
@@ -142,6 +159,14 @@ def build(family: str, dtype: torch.dtype = torch.float32, seed: int = 7) -> Any
         with torch.no_grad():
             model.get_output_embeddings().weight[~readable] = 0.0
     return model.eval()
+
+
+def without_positions() -> Any:
+    """A decoder whose attention knows no positions but causality."""
+    torch.manual_seed(7)
+    kinds = {"layer_types": ["full_attention"] * 3, "position_embedding_type": "nope"}
+    experts = {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 96}
+    return AutoModelForCausalLM.from_config(GraniteMoeHybridConfig(**{**SHAPE, **kinds, **experts})).eval()
 
 
 @lru_cache(maxsize=1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from semshare_agents.model.run import Run, StockRun
+from semshare_agents.model.run import Run
+from semshare_agents.model.stock import StockRun
 from semshare_agents.turn import Turns
 from semshare_agents.values import Ints
 
@@ -52,38 +52,8 @@ def answer_cold(turns: Turns, prompt: Ints, max_new_tokens: int, repeat: int = 1
 
 
 def _stock_prefill(turns: Turns, prompt: Ints) -> tuple[Run, torch.Tensor, float]:
-    rows, model = turns.model.support.rows, turns.model.model
-    if rows is None:
-        stock = StockRun(model)
-        start = time.perf_counter()
-        return stock, stock.cold(prompt), time.perf_counter() - start
-    ids = torch.as_tensor(prompt, device=rows.device)[None]
-    run = _StockCacheRun(turns)
-    with rows.stock(), torch.inference_mode():
-        start = time.perf_counter()
-        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{rows.cache_name: run.cache})
-        first: torch.Tensor = out.logits[0, -1]
-        first.argmax().item()
-        took = time.perf_counter() - start
-    return run, first, took
-
-
-class _StockCacheRun(StockRun):
-    """Goes on from a stock prefill with the stock attention."""
-
-    def __init__(self, turns: Turns):
-        super().__init__(turns.model.model)
-        assert turns.model.support.rows is not None
-        self._rows = turns.model.support.rows
-        self.cache = DynamicCache(config=turns.model.model.config)
-
-    def step(self, token: int) -> torch.Tensor:
-        """See `Run.step`."""
-        self._cache = self.cache
-        with self._rows.stock():
-            return super().step(token)
-
-    def close(self) -> None:
-        """See `Run.close`."""
-        self.cache = None
-        super().close()
+    run = StockRun(turns.model.model, turns.model.support.rows)
+    start = time.perf_counter()
+    first = run.cold(prompt)
+    first.argmax().item()
+    return run, first, time.perf_counter() - start

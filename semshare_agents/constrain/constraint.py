@@ -131,8 +131,10 @@ class Constrainer:
                 "JSON schemas and forced tool calls need llguidance: pip install 'semshare-agents[structured]'"
             ) from e
         if self._made is None:
-            text = self._tokenizer.backend_tokenizer.to_str()
-            self._made = LLTokenizer(text, eos_token=self._ends)
+            backend = getattr(self._tokenizer, "backend_tokenizer", None)
+            if backend is None:
+                raise ConfigurationError("JSON schemas and forced tool calls need a tokenizer with a fast backend")
+            self._made = LLTokenizer(backend.to_str(), eos_token=self._ends)
         matcher = LLMatcher(self._made, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidSchemaError(f"a JSON schema cannot be used: {_first(matcher.get_error())}")

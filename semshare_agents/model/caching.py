@@ -11,5 +11,10 @@ NAMES = ("cache", "past_key_values", "cache_params")
 
 def cache_name(model: Any) -> str:
     """The argument of a model's forward that is its cache; its output has an attribute of the same name."""
-    taken = inspect.signature(model.forward).parameters
-    return next((name for name in NAMES if name in taken), "past_key_values")
+    return next((name for name in NAMES if takes(model, name)), "past_key_values")
+
+
+def takes(model: Any, argument: str) -> bool:
+    """Whether a model's forward has an argument; that of PEFT's wrapper passes all on."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(inner.forward).parameters

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from semshare_agents.errors import ConfigurationError, ModelNotFoundError
+from semshare_agents.errors import ConfigurationError, ModelNotFoundError, SemShareError, UnsupportedModelError
 from semshare_agents.model import hub
-from semshare_agents.model.fingerprint import fingerprint
+from semshare_agents.model.fingerprint import Fingerprint
+from semshare_agents.model.lengths import context_tokens
 from semshare_agents.model.support import Support, examine
-
-UNKNOWN_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class LoadedModel:
     Attributes:
         model: The transformers model, in eval mode.
         tokenizer: Its tokenizer.
-        fingerprint: Digest of everything that shapes its KV.
+        identity: Says what shapes its KV at this moment.
         support: What its KV can be used for.
         context_tokens: Longest sequence it was made for.
         end_tokens: Token ids that end an answer.
@@ -32,17 +31,31 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any
-    fingerprint: str
+    identity: Fingerprint
     support: Support
     context_tokens: int
     end_tokens: frozenset[int]
     name: str
 
     @property
+    def fingerprint(self) -> str:
+        """Digest of everything that shapes its KV now: adapters that are switched and weights that change change it.
+
+        Raises:
+            UnsupportedModelError: the weights cannot be read.
+        """
+        return self.identity.current()
+
+    @property
     def embeddings(self) -> torch.Tensor:
         """Input token embeddings `(vocabulary, hidden)`."""
         weight: torch.Tensor = self.model.get_input_embeddings().weight
         return weight
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers it has."""
+        return int(getattr(self.model.config.get_text_config(), "num_hidden_layers", 1))
 
 
 def load(
@@ -58,46 +71,84 @@ def load(
         progress: Called with one line at each slow step.
 
     Raises:
-        ModelNotFoundError: there is no such model, or it cannot be loaded.
+        ModelNotFoundError: there is no such model, or it is no language model.
+        UnsupportedModelError: its files are damaged, a package is missing, or it cannot answer turns.
         ConfigurationError: the device does not exist.
     """
-    from transformers import AutoTokenizer
-
     source = hub.resolve(model, home, progress or (lambda _: None))
     where = _device(device)
     kind = _dtype(dtype, where)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        loaded = _auto_class(source).from_pretrained(source, dtype=kind)
+        tokenizer, loaded, missing = _pretrained(source, kind)
+        loaded = _moved(loaded, where)
+    except SemShareError:
+        raise
+    except ImportError as e:
+        # A quantiser, a tokenizer or code of the model's own needs it; the library's message names the package.
+        raise UnsupportedModelError(f"{model!r} needs a package that is not installed: {_one_line(e)}") from e
     except (OSError, ValueError, KeyError) as e:
         raise ModelNotFoundError(
-            f"cannot load {model!r}: give 'default', a model folder, a .gguf file or a hub id ({e})"
+            f"cannot load {model!r}: give 'default', a model folder, a .gguf file or a hub id ({_one_line(e)})"
         ) from e
-    return prepare(loaded.to(where).eval(), tokenizer, model)
+    except Exception as e:
+        raise UnsupportedModelError(
+            f"{model!r} cannot be loaded; where its files are damaged, fetch them again "
+            f"({type(e).__name__}: {_one_line(e)})"
+        ) from e
+    if missing:
+        raise UnsupportedModelError(
+            f"{model!r} lacks {len(missing)} of its weights, which would be random: fetch its files again "
+            f"(the first: {', '.join(sorted(missing)[:3])})"
+        )
+    return prepare(loaded.eval(), tokenizer, model)
+
+
+def _pretrained(source: Path | str, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
+    """Tokenizer, model, and the names of weights that its files lack."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    loaded, found = _auto_class(source).from_pretrained(source, dtype=dtype, output_loading_info=True)
+    return tokenizer, loaded, set(found["missing_keys"])
+
+
+def _moved(model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except ValueError:
+        if getattr(model, "is_quantized", False):
+            # Some quantisers place weights themselves and refuse to move them.
+            return model
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
-    """Examine and fingerprint a model that is already in memory."""
+    """Examine and fingerprint a model that is already in memory.
+
+    Raises:
+        UnsupportedModelError: it cannot answer turns; the message says why.
+    """
+    identity = Fingerprint(model, tokenizer)
+    identity.current()
     config = model.config.get_text_config()
     ends = model.generation_config.eos_token_id if model.generation_config else None
-    ends = config.eos_token_id if ends is None else ends
+    ends = getattr(config, "eos_token_id", None) if ends is None else ends
     ids = set(ends) if isinstance(ends, list | tuple) else {ends}
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        fingerprint=fingerprint(model, tokenizer),
+        identity=identity,
         support=examine(model),
-        context_tokens=_context_tokens(config),
+        context_tokens=context_tokens(config),
         end_tokens=frozenset(i for i in ids if i is not None),
         name=name,
     )
-
-
-def _context_tokens(config: Any) -> int:
-    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "seq_length"))
-    return int(next((size for size in named if size), UNKNOWN_CONTEXT))
 
 
 def _auto_class(source: Path | str) -> Any:
@@ -148,7 +199,7 @@ def context_here(model: str, home: Path) -> int:
     """Longest sequence of a model whose configuration is on this machine; arguments and errors as `tokenizer_here`."""
     from transformers import AutoConfig
 
-    return _context_tokens(_read_here(AutoConfig, model, home).get_text_config())
+    return context_tokens(_read_here(AutoConfig, model, home).get_text_config())
 
 
 def _read_here(kind: Any, model: str, home: Path) -> Any:

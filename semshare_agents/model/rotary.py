@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from semshare_agents.model.lengths import rotations
 from semshare_agents.values import Ints
 
 
@@ -20,25 +21,42 @@ class RotaryTables:
         module: The rotary module.
         arguments: Its positional arguments after hidden states and position ids (a layer type, say).
         device: Where the tables live.
+        most: The longest sequence that may be asked for: past it some modules rotate otherwise, and go on so.
     """
 
-    def __init__(self, module: Any, arguments: tuple[Any, ...], device: torch.device):
+    FAR = 64
+    """A table is not extended for tokens whose positions are more than so many times their number."""
+
+    def __init__(self, module: Any, arguments: tuple[Any, ...], device: torch.device, most: int):
         self._module = module
         self._arguments = arguments
         self._device = device
+        self._most = most
         self._cos = torch.empty(0, 0)
         self._sin = torch.empty(0, 0)
         self._extend(16)
 
-    @torch.inference_mode()
     def _extend(self, positions: int) -> None:
-        where = torch.arange(positions, device=self._device)[None]
-        probe = torch.zeros(1, 1, 1, device=self._device, dtype=torch.float32)
-        cos, sin = self._module(probe, where, *self._arguments)
+        self._cos, self._sin = self._computed(torch.arange(min(positions, self._most)))
+
+    def _computed(self, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = rotations(self._module, self._arguments, where)
+        if len(parts) != 2:
+            return torch.empty(len(where), 0), torch.empty(len(where), 0)
+        cos, sin = (part.to(self._device).float() for part in parts)
         half = cos.shape[-1] // 2
         # attention_scaling (yarn) multiplies both; rotations must not scale.
-        self._scale = float(cos[0, 0, 0])
-        self._cos, self._sin = cos[0, :, :half].float() / self._scale, sin[0, :, :half].float() / self._scale
+        scale = (cos[:1, :1].square() + sin[:1, :1].square()).sqrt()
+        return cos[:, :half] / scale, sin[:, :half] / scale
+
+    def _of(self, positions: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        highest = int(positions.max(initial=0))
+        if highest >= len(self._cos):
+            if highest > self.FAR * len(positions):
+                return self._computed(torch.as_tensor(positions))
+            self._extend(max(highest + 1, 2 * len(self._cos)))
+        where = torch.as_tensor(positions, device=self._device)
+        return self._cos[where], self._sin[where]
 
     @property
     def rotary_dim(self) -> int:
@@ -55,12 +73,8 @@ class RotaryTables:
         Returns:
             Two tensors `(tokens, rotary_dim / 2)`, float32.
         """
-        highest = int(max(source.max(initial=0), target.max(initial=0)))
-        if highest >= len(self._cos):
-            self._extend(max(highest + 1, 2 * len(self._cos)))
-        s = torch.as_tensor(source, device=self._device)
-        t = torch.as_tensor(target, device=self._device)
-        cs, ss, ct, st = self._cos[s], self._sin[s], self._cos[t], self._sin[t]
+        cs, ss = self._of(source)
+        ct, st = self._of(target)
         return ct * cs + st * ss, st * cs - ct * ss
 
 

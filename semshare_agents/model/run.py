@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from threading import Event
-from typing import Any
 
 import numpy as np
 import torch
 
-from semshare_agents.model.caching import cache_name
-from semshare_agents.model.rows import BufferPool, ForwardStopped, Narrow, RowModel, Watch
+from semshare_agents.model.rows import BufferPool, Narrow, RowModel, Watch
 from semshare_agents.values import Ints
 
 
@@ -167,48 +165,3 @@ class RowRun(Run):
         if self._buffer is not None:
             self._pool.release(self._buffer)
             self._buffer = None
-
-
-class StockRun(Run):
-    """A run of a model whose KV cannot be reused, on the stock forward with the library's own cache."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self._model = model
-        self._cache: Any = None
-        self._cache_name = cache_name(model)
-        self._encoded: Any = None
-
-    @torch.inference_mode()
-    def cold(self, prompt: Ints) -> torch.Tensor:
-        """See `Run.cold`."""
-        ids = torch.as_tensor(prompt, device=self._model.device)[None]
-        if self._model.config.is_encoder_decoder:
-            self._encoded = self._model.get_encoder()(input_ids=ids)
-            return self._forward(self._model.config.decoder_start_token_id)
-        out = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        self._cache = getattr(out, self._cache_name)
-        logits: torch.Tensor = out.logits[0, -1]
-        return logits
-
-    @torch.inference_mode()
-    def step(self, token: int) -> torch.Tensor:
-        """See `Run.step`."""
-        return self._forward(token)
-
-    def _forward(self, token: int) -> torch.Tensor:
-        if self.stop.is_set():
-            raise ForwardStopped
-        ids = torch.tensor([[token]], device=self._model.device)
-        if self._encoded is not None:
-            inputs = {"encoder_outputs": self._encoded, "decoder_input_ids": ids}
-        else:
-            inputs = {"input_ids": ids}
-        out = self._model(**inputs, use_cache=True, **{self._cache_name: self._cache})
-        self._cache = getattr(out, self._cache_name)
-        logits: torch.Tensor = out.logits[0, -1]
-        return logits
-
-    def close(self) -> None:
-        """See `Run.close`."""
-        self._cache = self._encoded = None

@@ -9,16 +9,31 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from semshare_agents.errors import UnsupportedModelError
 from semshare_agents.model.caching import cache_name
+from semshare_agents.model.lengths import (
+    Limit,
+    context_tokens,
+    named_lengths,
+    rotation_limit,
+    shortest,
+    window_limit,
+)
 from semshare_agents.model.rotary import KeyMover, RotaryTables
 from semshare_agents.model.rows import BufferPool, RowModel
+from semshare_agents.model.stock import refusal
 
-STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
+"""Rotations that a position has whatever the sequence's length; of others the rotary module has to show its limit."""
 ALWAYS_ALIBI = frozenset({"bloom"})
 """Model types with ALiBi positions that no setting of theirs mentions."""
 PROBE_TOKENS = 24
 PROBE_SHIFT = 64
+MADE_UP_BYTES = 512 * 2**20
+"""Most bytes of KV made up to try a length."""
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+FAILURES = (RuntimeError, TypeError, ValueError, KeyError, AttributeError, AssertionError, IndexError)
+"""What a model's code raises where it is run as it was not meant to be."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +43,28 @@ class Support:
     Attributes:
         rows: The row model; None where no KV can be reused, and every turn runs cold through the stock model.
         mover: Moves keys; None where KV is only usable at its own position.
-        window_tokens: Longest sequence for which sliding layers see everything; None without sliding layers.
+        limit: The longest sequence, prompt and answer, whose rows are the stock model's; longer ones run cold through
+            the stock model. None where there is no such limit within the context.
         reason: Why `rows` or `mover` is missing; empty otherwise.
     """
 
     rows: RowModel | None
     mover: KeyMover | None
-    window_tokens: int | None
+    limit: Limit | None = None
     reason: str = ""
+
+    @property
+    def window_tokens(self) -> int | None:
+        """The limit's length; None without one."""
+        return None if self.limit is None else self.limit.tokens
+
+    def beyond(self, tokens: int) -> str:
+        """Why a sequence of so many tokens runs on the stock model; empty where its rows can be computed."""
+        if self.rows is None:
+            return self.reason
+        if self.limit is not None and tokens > self.limit.tokens:
+            return f"{tokens} tokens reach past {self.limit.reason}"
+        return ""
 
 
 def examine(model: Any) -> Support:
@@ -43,8 +72,30 @@ def examine(model: Any) -> Support:
 
     The configuration rules out what cannot work; a forward pass over a few tokens then proves the rest: rows computed
     through the scattering cache must give the stock logits, and keys moved by rotation must equal keys projected at
-    the new position, layer by layer.
+    the new position, layer by layer. What may change with length is asked of masks, cache and rotations, and tried
+    with made-up KV before it.
+
+    Raises:
+        UnsupportedModelError: turns would need the stock model, and cannot run on it.
     """
+    support = _examined(model)
+    if support.rows is None or support.limit is not None:
+        why = refusal(model, support.rows, support.window_tokens or _window(model))
+        if why:
+            raise UnsupportedModelError(f"{type(model).__name__} cannot answer turns: {why}")
+    return support
+
+
+def _window(model: Any) -> int | None:
+    """The window of a model whose rows cannot be computed, where that can be seen."""
+    try:
+        limit = window_limit(model, context_tokens(model.config.get_text_config()))
+    except FAILURES:
+        return None
+    return None if limit is None else limit.tokens
+
+
+def _examined(model: Any) -> Support:
     reason = _ruled_out(model)
     layers = None if reason else _decoder_layers(model)
     if reason or layers is None:
@@ -52,15 +103,19 @@ def examine(model: Any) -> Support:
     probe = _Probe(model)
     if probe.reason:
         return Support(None, None, None, probe.reason)
+    changing = _changing_rope(model.config.get_text_config())
+    if changing and not probe.rotary_calls:
+        return Support(None, None, None, f"RoPE of type {changing} may change with the prompt's length")
     rows = RowModel(model, layers, probe.kv_heads, probe.head_dim)
     try:
         wrong = probe.rows_differ(rows)
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, AssertionError) as e:
+        limit = None if wrong else probe.limit(rows)
+    except FAILURES as e:
         wrong = f"its forward cannot run on chosen rows ({type(e).__name__}: {e})"
     if wrong:
         return Support(None, None, None, wrong)
     mover, why = probe.mover(rows)
-    return Support(rows, mover, _window_tokens(model), why)
+    return Support(rows, mover, limit, why)
 
 
 def _ruled_out(model: Any) -> str:
@@ -69,21 +124,23 @@ def _ruled_out(model: Any) -> str:
         return "encoder-decoder model: prompt KV belongs to the encoder"
     alibi = getattr(config, "alibi", False) or config.model_type in ALWAYS_ALIBI
     if alibi or (getattr(config, "attn_config", None) and _mpt_alibi(config)):
-        return "ALiBi positions: keys cannot be moved, and attention needs its own bias"
+        return "ALiBi positions: attention needs a bias of its own"
     kinds = set(getattr(config, "layer_types", None) or ())
     other = kinds - {"full_attention", "sliding_attention"}
     if other:
         return f"layers without plain attention KV: {', '.join(sorted(other))}"
-    for parameters in _rope_parameters(config):
-        kind = parameters.get("rope_type", "default")
-        if kind not in STATIC_ROPE:
-            return f"RoPE of type {kind} changes with the prompt's length"
     return ""
 
 
 def _mpt_alibi(config: Any) -> bool:
     attn = config.attn_config
     return bool(attn.get("alibi") if isinstance(attn, dict) else getattr(attn, "alibi", False))
+
+
+def _changing_rope(config: Any) -> str:
+    """The first type of RoPE whose rotations may depend on the sequence's length; empty without one."""
+    kinds = (parameters.get("rope_type", "default") for parameters in _rope_parameters(config))
+    return next((kind for kind in kinds if kind not in STATIC_ROPE), "")
 
 
 def _rope_parameters(config: Any) -> list[dict[str, Any]]:
@@ -94,17 +151,11 @@ def _rope_parameters(config: Any) -> list[dict[str, Any]]:
 
 
 def _decoder_layers(model: Any) -> list[torch.nn.Module] | None:
-    count = model.config.get_text_config().num_hidden_layers
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     return None
-
-
-def _window_tokens(model: Any) -> int | None:
-    windows = [getattr(m, "sliding_window", None) for m in model.modules()]
-    sizes = [w for w in windows if isinstance(w, int) and w > 0]
-    return min(sizes) if sizes else None
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -123,6 +174,8 @@ class _Probe:
         vocabulary = model.config.get_text_config().vocab_size
         self.ids = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS)
         self.kv_heads = self.head_dim = 0
+        self.movable = 0
+        """How many positions have one rotation each, whatever the sequence's length."""
         self.reason = ""
         hooks = [
             m.register_forward_hook(self._note_rotary, with_kwargs=True)
@@ -131,8 +184,7 @@ class _Probe:
         ]
         try:
             self.logits, self.stock = self._run(0)
-            _, self.shifted = self._run(PROBE_SHIFT)
-        except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as e:
+        except FAILURES as e:
             self.reason = f"a stock forward with a plain cache fails ({type(e).__name__}: {e})"
         finally:
             for hook in hooks:
@@ -142,12 +194,12 @@ class _Probe:
 
     def _note_rotary(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         rest = tuple(args[2:]) + tuple(v for k, v in kwargs.items() if k not in ("x", "hidden_states", "position_ids"))
-        if isinstance(out, tuple) and not any(m is module and a == rest for m, a in self.rotary_calls):
+        if not any(m is module and a == rest for m, a in self.rotary_calls):
             self.rotary_calls.append((module, rest))
 
     @torch.inference_mode()
-    def _run(self, offset: int) -> tuple[torch.Tensor, Any]:
-        cache = DynamicCache()
+    def _run(self, offset: int, cache: Any = None) -> tuple[torch.Tensor, Any]:
+        cache = DynamicCache() if cache is None else cache
         device = next(self.model.parameters()).device
         ids = torch.as_tensor(self.ids, device=device)[None]
         positions = torch.arange(offset, offset + len(self.ids), device=device)[None]
@@ -165,36 +217,96 @@ class _Probe:
         if tokens != len(self.ids):
             self.reason = "its cache does not keep every token"
 
-    def rows_differ(self, rows: RowModel) -> str:
-        """Why rows computed through the scattering cache cannot be trusted; empty where they can."""
-        buffer = BufferPool(rows).acquire(len(self.ids))
-        everything = np.arange(len(self.ids))
+    def rows_differ(self, rows: RowModel, past: torch.Tensor | None = None) -> str:
+        """Why rows computed through the scattering cache cannot be trusted; empty where they can.
+
+        Args:
+            rows: The row model.
+            past: KV that stands before the probe's tokens, `(layers, 2, kv_heads, tokens, head_dim)`; None for none.
+        """
+        before = 0 if past is None else past.shape[3]
+        wanted = self.logits if past is None else self._run(before, _cached(past))[0]
+        buffer = BufferPool(rows, keep=0).acquire(before + len(self.ids))
+        if past is not None:
+            buffer[:, :, :, :before] = past
+        everything = before + np.arange(len(self.ids))
         cold = rows.forward(self.ids, everything, buffer, logits=len(self.ids))
-        if not _relative(cold, self.logits) < self.tolerance:
+        if not _relative(cold, wanted) < self.tolerance:
             return "a full pass through the scattering cache differs from the stock forward"
-        some = everything[everything % 3 != 1]
+        some = everything[np.arange(len(everything)) % 3 != 1]
         buffer[:, :, :, some] = 1.0
-        restored = rows.forward(self.ids[some], some, buffer)
-        if not _relative(restored[-1], self.logits[-1]) < self.tolerance:
+        restored = rows.forward(self.ids[some - before], some, buffer)
+        if not _relative(restored[-1], wanted[-1]) < self.tolerance:
             return "chosen rows differ from the stock forward"
         return ""
 
+    def limit(self, rows: RowModel) -> Limit | None:
+        """The first length past which rows are not the stock model's, or could not be shown to be."""
+        context = context_tokens(self.model.config.get_text_config())
+        turning = shortest(*(rotation_limit(module, rest, context) for module, rest in self.rotary_calls))
+        self.movable = turning.tokens if turning else context
+        limit = shortest(window_limit(self.model, context), turning)
+        for tokens, name in named_lengths(
+            self.model.config.get_text_config(), limit.tokens if limit else context
+        ).items():
+            named = f"the configuration's {name} of {tokens}"
+            if tokens * rows.token_bytes > MADE_UP_BYTES:
+                return Limit(tokens, f"{named}, too long to be tried when the model is loaded")
+            if tokens > PROBE_TOKENS and self.rows_differ(rows, self._made_up(rows, tokens - PROBE_TOKENS // 2)):
+                return Limit(tokens, f"{named}, from which rows differ from the stock forward")
+        return limit
+
+    def _made_up(self, rows: RowModel, tokens: int) -> torch.Tensor:
+        """KV of no text, of the size that the probe's has, `(layers, 2, kv_heads, tokens, head_dim)`."""
+        shape = (rows.kv_heads, tokens, rows.head_dim)
+        draw = torch.Generator(device=rows.device).manual_seed(0)
+        made = torch.empty(len(rows.layers), 2, *shape, device=rows.device, dtype=rows.dtype)
+        for layer, kept in enumerate(self.stock.layers):
+            for part, tensor in enumerate((kept.keys, kept.values)):
+                size, middle = tensor.float().std(), tensor.float().mean()
+                made[layer, part].normal_(float(middle), float(size), generator=draw)
+        return made
+
     def mover(self, rows: RowModel) -> tuple[KeyMover | None, str]:
-        """The key mover, or None and why keys cannot be moved."""
-        tables = [RotaryTables(module, rest, rows.device) for module, rest in self.rotary_calls]
-        tables = [t for t in tables if t.rotary_dim <= self.head_dim]
-        if not tables:
-            return None, "no rotary position embedding was found: keys cannot be moved"
-        source = np.arange(len(self.ids))
+        """The key mover, or None and why keys cannot be moved; proved at a short shift and at the longest there is."""
+        tables = [RotaryTables(module, rest, rows.device, self.movable) for module, rest in self.rotary_calls]
+        tables = [t for t in tables if t.rotary_dim and t.rotary_dim <= self.head_dim]
+        farthest = max(1, self.movable - PROBE_TOKENS)
+        try:
+            shifted = {shift: self._run(shift)[1].layers for shift in {min(PROBE_SHIFT, farthest), farthest}}
+        except FAILURES as e:
+            return None, f"a stock forward at other positions fails ({type(e).__name__}: {e}): keys cannot be moved"
         chosen: list[int] = []
-        for layer, (here, there) in enumerate(zip(self.stock.layers, self.shifted.layers, strict=True)):
-            errors = {}
-            for index in range(-1, len(tables)):
-                moved = here.keys[None, 0].clone()
-                KeyMover(tables, [index]).move(moved, source, source + PROBE_SHIFT)
-                errors[index] = _relative(moved[0], there.keys[0])
+        for layer, here in enumerate(self.stock.layers):
+            there = {shift: layers[layer] for shift, layers in shifted.items()}
+            errors = {index: self._moving_error(tables, index, here, there) for index in range(-1, len(tables))}
             best = min(errors, key=lambda i: errors[i])
-            if not errors[best] < self.tolerance or not _relative(there.values, here.values) < self.tolerance:
-                return None, f"moved keys of layer {layer} differ from keys computed at the new position"
+            if not errors[best] < self.tolerance:
+                return None, _unmoved(layer, bool(tables))
             chosen.append(best)
         return KeyMover(tables, chosen), ""
+
+    @staticmethod
+    def _moving_error(tables: list[RotaryTables], index: int, here: Any, there: dict[int, Any]) -> float:
+        """The worst error of a layer's moved keys, and of its values where they are, over all shifts."""
+        worst = 0.0
+        for shift, layer in there.items():
+            source = np.arange(here.keys.shape[2])
+            moved = here.keys[None, 0].clone()
+            KeyMover(tables, [index]).move(moved, source, source + shift)
+            worst = max(worst, _relative(moved[0], layer.keys[0]), _relative(here.values, layer.values))
+        return worst
+
+
+def _unmoved(layer: int, rotated: bool) -> str:
+    if not rotated:
+        return "keys differ from position to position, and no rotary position embedding was found: they cannot be moved"
+    return f"moved keys of layer {layer} differ from keys computed at the new position"
+
+
+def _cached(kv: torch.Tensor) -> DynamicCache:
+    """A cache of the library that holds `kv`, `(layers, 2, kv_heads, tokens, head_dim)`."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(kv):
+        cache.update(keys[None], values[None], layer)
+    return cache

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model import support
+from semshare_agents.model.loading import LoadedModel, prepare
 from semshare_agents.model.support import examine
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -15,7 +18,6 @@ REASONS = {
     "bloom-alibi": "ALiBi",
     "mpt-alibi": "ALiBi",
     "mamba": "without plain attention",
-    "llama-dynamic": "dynamic",
     "t5": "encoder-decoder",
 }
 
@@ -34,21 +36,21 @@ def stock_answer(model: LoadedModel, messages: list[dict[str, str]], tokens: int
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", list(tiny.REUSABLE))
 def test_reusable_families_are_found_reusable(family: str, dtype: torch.dtype) -> None:
-    support = tiny.loaded(family, dtype).support
-    assert support.rows is not None
-    assert support.mover is not None
-    assert support.reason == ""
-    assert support.window_tokens == (tiny.WINDOW_TOKENS if family in tiny.SLIDING else None)
-    assert len(support.rows.layers) == tiny.CONFIGS[family]().num_hidden_layers
-    assert (support.rows.kv_heads, support.rows.head_dim) == (2, 16)
+    found = tiny.loaded(family, dtype).support
+    assert found.rows is not None
+    assert found.mover is not None
+    assert found.reason == ""
+    assert found.window_tokens == (tiny.WINDOW_TOKENS if family in tiny.LIMITED else None)
+    assert len(found.rows.layers) == tiny.CONFIGS[family]().num_hidden_layers
+    assert (found.rows.kv_heads, found.rows.head_dim) == (2, 16)
 
 
 @pytest.mark.parametrize("family", list(tiny.UNSUPPORTED))
 def test_others_are_ruled_out_with_a_reason(family: str) -> None:
-    support = tiny.loaded(family).support
-    assert support.rows is None
-    assert support.mover is None
-    assert REASONS[family] in support.reason
+    found = tiny.loaded(family).support
+    assert found.rows is None
+    assert found.mover is None
+    assert REASONS[family] in found.reason
 
 
 def test_the_context_is_read_whatever_a_family_calls_it() -> None:
@@ -57,10 +59,10 @@ def test_the_context_is_read_whatever_a_family_calls_it() -> None:
 
 
 def test_learned_positions_allow_exact_reuse_only() -> None:
-    support = tiny.loaded("gpt2").support
-    assert support.rows is not None
-    assert support.mover is None
-    assert "rotary" in support.reason
+    found = tiny.loaded("gpt2").support
+    assert found.rows is not None
+    assert found.mover is None
+    assert "rotary" in found.reason
 
 
 def test_a_model_whose_keys_do_not_rotate_as_its_tables_say_is_not_moved() -> None:
@@ -73,10 +75,67 @@ def test_a_model_whose_keys_do_not_rotate_as_its_tables_say_is_not_moved() -> No
         return honest(x, position_ids.clamp(max=40))
 
     rotary.forward = lying
-    support = examine(model)
-    assert support.rows is not None
-    assert support.mover is None
-    assert "moved keys of layer" in support.reason
+    found = examine(model)
+    assert found.rows is not None
+    assert found.mover is None
+    assert "moved keys of layer" in found.reason
+
+
+def test_keys_that_move_exactly_near_by_alone_are_not_moved() -> None:
+    model = tiny.build("llama")
+    rotary = model.model.rotary_emb
+    honest = rotary.forward
+    rotary.forward = lambda x, position_ids: honest(x, position_ids.clamp(max=tiny.CONTEXT_TOKENS // 2))
+    found = examine(model)
+    assert found.rows is not None
+    assert found.mover is None
+    assert "moved keys of layer" in found.reason
+
+
+async def test_keys_without_positions_move_anywhere(open_llm: OpenLLM) -> None:
+    loaded = prepare(tiny.without_positions(), tiny.tokenizer(), "tiny-nope")
+    assert loaded.support.mover is not None
+    assert loaded.support.reason == ""
+    llm = await open_llm(loaded, head_tokens=8)
+    text = tiny.words(60, 7)
+    await llm.generate([tiny.user(text)], max_new_tokens=1)
+    moved = await llm.generate([tiny.system("something else first"), tiny.user(text)], max_new_tokens=1)
+    assert moved.report.reuse_class == "moved"
+
+
+def _changed_from(model: Any, tokens: int) -> Any:
+    """Queries of the first layer grow from a length on, counted by the cache, as some models' temperatures do."""
+    layer = model.model.layers[0].self_attn
+    honest = layer.forward
+
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        first = kwargs["cache"].get_seq_length() if kwargs.get("cache") is not None else 0
+        where = torch.arange(first, first + hidden_states.shape[1])
+        factor = 1 + 2 * (where >= tokens).float()
+        return honest(hidden_states * factor[None, :, None], *args, **kwargs)
+
+    layer.forward = forward
+    return model
+
+
+def test_a_length_that_the_configuration_names_is_crossed_at_load() -> None:
+    model = tiny.build("llama")
+    model.config.some_floor = 100
+    assert examine(model).limit is None
+    limit = examine(_changed_from(model, 100)).limit
+    assert limit is not None
+    assert limit.tokens == 100
+    assert "some_floor of 100" in limit.reason
+
+
+def test_what_is_too_long_to_be_crossed_at_load_is_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support, "MADE_UP_BYTES", 100 * 768)
+    model = tiny.build("llama")
+    model.config.some_floor = 400
+    limit = examine(model).limit
+    assert limit is not None
+    assert limit.tokens == 400
+    assert "too long to be tried" in limit.reason
 
 
 @pytest.mark.parametrize("family", list(tiny.UNSUPPORTED))
@@ -111,26 +170,36 @@ async def test_greedy_answers_equal_stock_generation_cold_and_reused(family: str
     assert again.tokens == cold.tokens
 
 
-@pytest.mark.parametrize("family", tiny.SLIDING)
-async def test_prompts_past_the_sliding_window_run_cold_and_right(family: str, open_llm: OpenLLM) -> None:
+@pytest.mark.parametrize("family", tiny.LIMITED)
+async def test_prompts_past_the_limit_run_cold_and_right(family: str, open_llm: OpenLLM) -> None:
     model = tiny.loaded(family)
     llm = await open_llm(family)
     messages = [tiny.user(tiny.words(tiny.WINDOW_TOKENS // 5 + 20, 6))]
     expected = stock_answer(model, messages, 8)
     for _ in range(2):
         answer = await llm.generate(messages, max_new_tokens=8)
-        assert "sliding window" in answer.report.reason
+        assert tiny.LIMITED[family] in answer.report.reason
         assert answer.report.reuse_class == "cold"
         assert list(answer.tokens) == expected
 
 
-async def test_generation_that_would_cross_the_sliding_window_is_right(open_llm: OpenLLM) -> None:
-    model = tiny.loaded("gemma3")
-    llm = await open_llm("gemma3")
-    messages = [tiny.user(tiny.words((tiny.WINDOW_TOKENS - 40) // 5, 6))]
-    answer = await llm.generate(messages, max_new_tokens=40)
-    assert answer.usage.prompt_tokens < tiny.WINDOW_TOKENS
-    assert list(answer.tokens) == stock_answer(model, messages, 40)
+@pytest.mark.parametrize("family", tiny.LIMITED)
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_the_answer_counts_where_the_limit_is_reached(family: str, beyond: int, open_llm: OpenLLM) -> None:
+    model = tiny.loaded(family)
+    llm = await open_llm(family)
+    messages = [tiny.user("x" * 330)]
+    prompt = len(
+        model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    )
+    room = tiny.WINDOW_TOKENS - prompt + beyond
+    expected = stock_answer(model, messages, room)
+    classes = []
+    for _ in range(2):
+        answer = await llm.generate(messages, max_new_tokens=room)
+        assert list(answer.tokens) == expected
+        classes.append(answer.report.reuse_class)
+    assert classes == (["cold", "cold"] if beyond else ["cold", "exact"])
 
 
 async def test_learned_positions_never_move(open_llm: OpenLLM) -> None:

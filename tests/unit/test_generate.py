@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.model.generate import Sampler, TextStream
@@ -157,3 +158,27 @@ def test_frequency_counts_in_the_answer_alone() -> None:
 def test_wrong_parameters_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_a_tokenizer_without_a_fast_backend_streams_by_its_own_decode() -> None:
+    slow = ByT5Tokenizer()
+    text = "hé 世 🙂 stop here"
+    tokens = slow.encode(text, add_special_tokens=False)
+    out = TextStream(slow, ["stop"])
+    pieces = [out.push(token) for token in tokens[: len(tokens) - len(" here")]]
+    assert [p for p in pieces if p] == ["h", "é", " ", "世", " ", "🙂", " "]
+    assert out.stopped
+    assert out.text == "hé 世 🙂 "
+
+
+def test_words_of_a_slow_tokenizer_keep_their_spaces() -> None:
+    class Worded:
+        """Joins tokens by spaces, as tokenizers of whole words do."""
+
+        def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+            assert skip_special_tokens
+            return " ".join(f"w{token}" for token in tokens if token)
+
+    out = TextStream(Worded())
+    assert [out.push(token) for token in (3, 0, 4, 5)] == ["w3", "", " w4", " w5"]
+    assert out.text == "w3 w4 w5"
