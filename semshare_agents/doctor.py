@@ -355,7 +355,7 @@ def _of_another_answer(kv_codec: str, dtype: torch.dtype) -> tuple[State, str]:
         name = str(dtype).removeprefix("torch.")
         return (
             State.WARNING,
-            f"{name} rounds passes of other shapes otherwise, near ties fall either way; float32 does not",
+            f"{name} rounds passes of other shapes otherwise and near ties fall either way: use float32",
         )
     return State.FAILED, "please report this"
 

@@ -110,8 +110,8 @@ def _prepared(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, An
 def refusal(model: Any, rows: RowModel | None = None, past: int | None = None) -> str:
     """Why no turn can run on a stock model; empty where they can.
 
-    Tried on a few tokens: a prefill and steps have to run, two turns side by side may not disturb each other, and a
-    model that gives back no cache has to know its past all the same, and to answer alike each time.
+    Tried on a few tokens: a prefill and steps have to run, two turns side by side may not disturb each other, and the
+    steps of a model that gives back no cache have to go on from its past all the same, alike each time.
 
     Args:
         model: The transformers model.
@@ -131,8 +131,8 @@ def refusal(model: Any, rows: RowModel | None = None, past: int | None = None) -
         beside = [run.step(int(token)) for token in tokens[split:]]
         if not run.cached and _far(alone[-1], other.cold(tokens)):
             return (
-                "it gives back no cache, and the library's own generation then sees its last tokens alone: load it as "
-                "a decoder where it can be one (`is_decoder: true` in config.json), else use a causal language model"
+                "its steps do not go on from what a pass over the whole text computes, so it is no causal language "
+                "model as it is: load it as a decoder where it can be one (`is_decoder: true` in config.json)"
             )
         if not run.cached and _far(run.cold(long), other.cold(long)):
             return "it answers the same prompt differently each time"
