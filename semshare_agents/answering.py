@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from semshare_agents.model.generate import Sampler, TextStream
+from semshare_agents.model.generate import Sampler
+from semshare_agents.model.text import TextStream
 
 
 @dataclass

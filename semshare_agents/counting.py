@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from semshare_agents.errors import PromptError
+from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.loading import tokenizer_here
-from semshare_agents.model.tokenise import clean_messages, tokenise, tokenise_text
+from semshare_agents.model.tokenise import tokenise_text
 from semshare_agents.steering import FREE, Steering, Wanted, wanted
 from semshare_agents.values import Ints, Messages
 
@@ -61,8 +62,7 @@ class PromptCounter:
             return self._frame(want) + sum(max(1, count - frame) for count in each)
 
     def _prompt(self, messages: Messages, want: Wanted) -> Ints:
-        told, tools = self._steering.prepared(clean_messages(messages), want)
-        return tokenise(self._tokenizer, told, tools)
+        return self._steering.prompt(clean_messages(messages), want)
 
     def _frame(self, want: Wanted) -> int:
         """Tokens around a conversation, whatever is said: three messages and one have it once."""

@@ -34,12 +34,13 @@ from semshare_agents.match.signature import Signer
 from semshare_agents.match.tokens import TokenCodes
 from semshare_agents.match.words import TokenTexts
 from semshare_agents.messages.cleaning import clean_messages
-from semshare_agents.model.generate import Sampler, TextStream
+from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
 from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.stock import StockRun
+from semshare_agents.model.text import TextStream
 from semshare_agents.model.tokenise import check_length, question_tokens, tokenise_text
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.delays import timed

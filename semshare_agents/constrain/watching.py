@@ -6,15 +6,16 @@ Text, thoughts and code blocks are not part of any grammar: what is no call is d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from semshare_agents.constrain.constraint import Grammatical
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Text(Protocol):
-    """Turns tokens into text; `semshare_agents.model.generate.TextStream` is one."""
+    """Turns tokens into text; `semshare_agents.model.text.TextStream` is one."""
 
     def push(self, token: int) -> str:
         """Add a token; returns what is new of the text."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.names import nearest
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.guarding import session_id
 
@@ -43,9 +43,4 @@ def _turn(tenant: str, turn_id: int) -> Select[Any]:
 
 
 async def _nearest(c: AsyncConnection, names: Select[Any], name: str) -> str:
-    known = list((await c.execute(names.limit(COMPARED_NAMES))).scalars())
-    folded = {known_name.casefold(): known_name for known_name in reversed(known)}
-    near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3)]
-    if near:
-        return f"; is it {' or '.join(map(repr, near))}?"
-    return "; none of its names is like it" if known else "; nothing is stored yet"
+    return nearest(list((await c.execute(names.limit(COMPARED_NAMES))).scalars()), name)

@@ -43,7 +43,7 @@ Read = tuple[str, list[tuple[str, Any]]]
 
 def stream_of(form: ToolFormat) -> CallStream:
     """What reads an answer of a model that knows `TOOLS`."""
-    return CallStream(form)
+    return CallStream(form, dict.fromkeys(NAMES, PARAMETERS))
 
 
 def read(form: ToolFormat, pieces: Iterable[str]) -> Read:

@@ -7,8 +7,10 @@ from semshare_agents.tools import FORMATS, ToolFormat, format_of
 from semshare_agents.tools.hermes import Hermes
 from semshare_agents.tools.llama3 import Llama3
 from semshare_agents.tools.mistral import Mistral, MistralList
+from semshare_agents.tools.xml import XmlLike
 
 TEMPLATES: dict[type[ToolFormat], str] = {
+    XmlLike: "<tool_call><function={{ name }}><parameter={{ key }}>{{ value }}</parameter></function></tool_call>",
     Hermes: "{% if tools %}{{ tools }} Answer in <tool_call></tool_call> tags.{% endif %}{{ m.content }}",
     Mistral: "{{ '[AVAILABLE_TOOLS]' }}{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]{{ arguments }}",
     MistralList: "{{ '[AVAILABLE_TOOLS]' }}{{ tools }}[TOOL_CALLS] [{{ calls }}]",

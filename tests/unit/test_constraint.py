@@ -16,7 +16,8 @@ from semshare_agents.constrain.constraint import Constrainer, Constraint
 from semshare_agents.constrain.grammar import answer_grammar, call_grammar
 from semshare_agents.constrain.watching import UntilCalled
 from semshare_agents.errors import InvalidSchemaError
-from semshare_agents.model.generate import Sampler, TextStream
+from semshare_agents.model.generate import Sampler
+from semshare_agents.model.text import TextStream
 from semshare_agents.tools import FORMATS, ToolFormat
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.tools.drafts import TAGS, FreeText

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from semshare_agents.errors import ClosedError, ConfigurationError, ContextLengthError, PinError
+from semshare_agents.errors import ClosedError, ConfigurationError, ContextLengthError, NotStoredError, PinError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.testing import FakeLLM, tool_call
 from semshare_agents.values import Generation, Piece, ToolCall
@@ -256,6 +256,9 @@ async def test_what_is_forgotten_is_gone_with_what_goes_on_from_it() -> None:
         kept = await other.send("three")
         gone = await llm.forget(turn=first.report.turn_id)
         assert gone.turn_ids == (1, 2)
+        with pytest.raises(NotStoredError, match="is it 'bo'"):
+            await llm.forget(session="Bo")
+        assert (await llm.forget(session="bo", dry_run=True)).turn_ids == (3,)
         assert await talk.messages() == []
         assert len(await other.messages()) == 2
         assert [row.id for row in await llm.turns.registry.browse("default")] == [kept.report.turn_id]

@@ -8,7 +8,8 @@ import torch
 from transformers import ByT5Tokenizer
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.model.generate import Sampler, TextStream
+from semshare_agents.model.generate import Sampler
+from semshare_agents.model.text import TextStream
 from semshare_agents.values import Sampling
 from tests import tiny
 

@@ -108,19 +108,22 @@ def test_four_processes_and_one_that_is_killed_keep_to_one_budget(tmp_path: Path
         process.start()
     while not (folder / LEDGER).is_file():
         time.sleep(0.01)
-    looks = most = 0
+    looks, most, killed, began = 0, 0, None, time.monotonic()
     with (folder / LEDGER).open("rb") as lock:
         while any(process.is_alive() for process in processes):
             fcntl.flock(lock, fcntl.LOCK_EX)
             most, looks = max(most, on_disk(folder)), looks + 1
             fcntl.flock(lock, fcntl.LOCK_UN)
-            if looks == 50:
+            # A busy machine gives few looks in that time.
+            if killed is None and (looks == 50 or time.monotonic() - began > 1.0):
                 os.kill(processes[0].pid or 0, signal.SIGKILL)
+                killed = looks
             time.sleep(0.005)
     for process in processes:
         process.join()
     assert [p.exitcode for p in processes] == [-signal.SIGKILL, 0, 0, 0]
-    assert looks > 50
+    assert killed is not None
+    assert looks > killed
     assert BUDGET_BYTES * 0.7 < most <= BUDGET_BYTES
     tiers = opened(folder)
     assert tiers.tiers[0].used_bytes == on_disk(folder)

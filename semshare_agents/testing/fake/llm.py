@@ -13,7 +13,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError
-from semshare_agents.model.tokenise import check_length, clean_messages
+from semshare_agents.messages.cleaning import clean_messages
+from semshare_agents.model.tokenise import check_length
+from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.options import request_of
 from semshare_agents.settings import Settings, load_settings
@@ -201,8 +203,11 @@ class FakeLLM(Face):
         assert generation is not None
         return generation
 
-    async def stream(self, messages: Messages, **options: Any) -> AsyncGenerator[Piece]:
+    def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:
         """The script's next answer word by word; the last piece carries the whole `Generation`."""
+        return self._answered(messages, options)
+
+    async def _answered(self, messages: Messages, options: dict[str, Any]) -> AsyncGenerator[Piece]:
         turns, request, began = self.turns, request_of(self.settings, messages, options), time.time()
         start = time.perf_counter()
         cleaned = clean_messages(request.messages)
@@ -256,12 +261,19 @@ class FakeLLM(Face):
     # --- forgetting and pins
 
     async def forget(
-        self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None
+        self,
+        *,
+        turn: int | None = None,
+        session: str | None = None,
+        tenant: str | None = None,
+        dry_run: bool = False,
     ) -> Forgotten:
         """Remove a turn, a session, or with `tenant` alone all of a tenant; see `SemShareLLM.forget`."""
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
-        forgotten: Forgotten = await self.turns.registry.forget(self._whose(tenant), session=session, turn_id=turn)
+        forgotten: Forgotten = await self.turns.registry.forget(
+            self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run
+        )
         return forgotten
 
     async def pin(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semshare_agents.errors import PinError
+from semshare_agents.errors import NotStoredError, PinError
+from semshare_agents.names import nearest
 from semshare_agents.values import BlockRef, Donor
 
 if TYPE_CHECKING:
@@ -94,16 +95,26 @@ class FakeMemory:
         mine = [t for t in self._turns.values() if (t.tenant, t.session) == (tenant, session)]
         return [*mine[-1].messages, {"role": "assistant", "content": mine[-1].answer}] if mine else []
 
-    async def forget(self, tenant: str, *, session: str | None = None, turn_id: int | None = None) -> Forgotten:
-        """Remove a tenant, or one of its sessions or turns, and the turns that go on from them."""
+    async def forget(
+        self, tenant: str, *, session: str | None = None, turn_id: int | None = None, dry_run: bool = False
+    ) -> Forgotten:
+        """Remove a tenant, or one of its sessions or turns, and the turns that go on from them.
+
+        Raises:
+            NotStoredError: it is not there.
+        """
         from semshare_agents.registry import Forgotten
 
+        self._check_stored(tenant, session, turn_id)
         mine = [turn for turn in self._turns.values() if turn.tenant == tenant]
         if turn_id is not None:
             gone = [turn for turn in mine if turn.id == turn_id]
         else:
             gone = [turn for turn in mine if session is None or turn.session == session]
         gone += [turn for turn in mine if turn not in gone and any(turn.goes_on_from(other) for other in gone)]
+        keys, named = tuple(f"fake-{turn.id}" for turn in gone), tuple(sorted(turn.id for turn in gone))
+        if dry_run:
+            return Forgotten(named, keys)
         for turn in gone:
             del self._turns[turn.id]
         whole = session is None and turn_id is None
@@ -111,8 +122,19 @@ class FakeMemory:
         self._forgets += [(tenant, name) for name in ([None] if whole else touched - {None})]
         # A pin of what is gone ends with it.
         self._pins = {key: times for key, times in self._pins.items() if key[0] != tenant or self._held(*key)}
-        keys = tuple(f"fake-{turn.id}" for turn in gone)
-        return Forgotten(tuple(sorted(turn.id for turn in gone)), keys)
+        return Forgotten(named, keys)
+
+    def _check_stored(self, tenant: str, session: str | None, turn_id: int | None) -> None:
+        """Raise a `NotStoredError` for what is not there, with the nearest names."""
+        mine = [turn for turn in self._turns.values() if turn.tenant == tenant]
+        if not mine:
+            tenants = dict.fromkeys(turn.tenant for turn in reversed(self._turns.values()))
+            raise NotStoredError(f"there is no tenant {tenant!r}{nearest(list(tenants), tenant)}")
+        sessions = list(dict.fromkeys(turn.session for turn in reversed(mine) if turn.session))
+        if session is not None and session not in sessions:
+            raise NotStoredError(f"tenant {tenant!r} has no session {session!r}{nearest(sessions, session)}")
+        if turn_id is not None and all(turn.id != turn_id for turn in mine):
+            raise NotStoredError(f"tenant {tenant!r} has no turn {turn_id}: `semshare turns` lists them")
 
     async def newest_forget(self) -> int:
         """The newest act of forgetting; 0 where there was none."""
@@ -190,7 +212,12 @@ class FakeMemory:
         return self._told((tenant, session, turn_id))
 
     def unpin(self, tenant: str, session: str | None, turn_id: int | None) -> bool:
-        """End a pin; whether there was one."""
+        """End a pin; whether there was one.
+
+        Raises:
+            NotStoredError: what is named is not there.
+        """
+        self._check_stored(tenant, session, turn_id)
         return self._pins.pop((tenant, session, turn_id), None) is not None
 
     async def pins(self, tenant: str) -> list[Pin]:

@@ -10,7 +10,7 @@
 # Seen: free text allows only the token in square brackets; both tokens are in the masks of their own strings, and the
 # matcher fails on <tool_call> alone.
 #
-# Our product writes tags for which the tokenizer has a token by id (<[123]>) in its grammars, and applies no grammar to
+# What this product does: it writes tags for which the tokenizer has a token by id (<[123]>) in its grammars, and applies no grammar to
 # the text around calls.
 set -euo pipefail
 folder=$(mktemp -d)

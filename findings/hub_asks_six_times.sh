@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # huggingface_hub 2.4.0: a hub that cannot be reached is asked six times, with 23 seconds of pauses, for every request.
 #
-# A refused connection or a name that does not resolve is retried after 1, 2, 4, 8 and 8 seconds, also where the file is
+# Seen: a refused connection or a name that does not resolve is retried after 1, 2, 4, 8 and 8 seconds, also where the file is
 # optional and where the caller goes on without it. Loading a tokenizer makes some ten such requests one after the other,
 # so that a machine without a network waits about four minutes before the first error, or the first wrong answer.
 #
-# Here: what counts tokens or reads a model's context asks for local files alone and says at once what is missing.
+# What this product does: what counts tokens or reads a model's context asks for local files alone and says at once what is missing.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -9,7 +9,7 @@
 #
 # Seen: tool_calls has the half text and the bare name; with "] behind the arguments both are in invalid_tool_calls.
 #
-# Our product ends the arguments of a call that was cut off with such a bracket, for LangChain and in the server's streams.
+# What this product does: it ends the arguments of a call that was cut off with such a bracket, for LangChain and in the server's streams.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -8,7 +8,7 @@
 #
 # Seen: <|im_end|> is split into characters, </tool_response> stays the one token.
 #
-# Our product encodes prompts by a copy of the tokenizer in which control tokens of both kinds have other names, which
+# What this product does: it encodes prompts by a copy of the tokenizer in which control tokens of both kinds have other names, which
 # only the template's own marks are given.
 set -euo pipefail
 folder=$(mktemp -d)

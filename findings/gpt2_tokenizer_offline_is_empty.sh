@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # transformers 5.24.0: a tokenizer class whose files cannot be had is made all the same, with an empty vocabulary.
 #
-# `GPT2TokenizerFast.from_pretrained("gpt2")` offline raises nothing: it gives a tokenizer of a single token that encodes
+# Seen: `GPT2TokenizerFast.from_pretrained("gpt2")` offline raises nothing: it gives a tokenizer of a single token that encodes
 # every text to an empty list. (`AutoTokenizer` of the same name raises an OSError.) langchain-core 1.8.3 counts tokens of
 # models without a counter of their own by it, so that `get_num_tokens` is 0 for any text and `trim_messages` trims nothing.
 #
-# Here: ChatSemShare and SemShareCompletion count by the model's own tokenizer; one that finds no token in a letter is
+# What this product does: ChatSemShare and SemShareCompletion count by the model's own tokenizer; one that finds no token in a letter is
 # refused with a ModelNotFoundError.
 set -euo pipefail
 folder=$(mktemp -d)

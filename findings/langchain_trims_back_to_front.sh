@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # langchain-core 1.8.3: `trim_messages` counts lists that are no conversations, in the reverse order of the talk.
 #
-# With the default strategy "last" it turns the messages round and asks the token counter for prefixes of that: an answer
+# Seen: with the default strategy "last" it turns the messages round and asks the token counter for prefixes of that: an answer
 # before its question, a tool's result before the call, half a pair. With a partial message it also asks for an empty list.
 # A counter that renders a chat template gets an error there from every template that wants roles in turn.
 #
-# Here: get_num_tokens_from_messages counts what the template takes as a whole, and the rest message by message.
+# What this product does: get_num_tokens_from_messages counts what the template takes as a whole, and the rest message by message.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
