@@ -24,12 +24,12 @@ class PromptCounter:
 
     Args:
         tokenizer: A transformers tokenizer.
-        steering: Puts tools into its prompts; None for one of its own.
+        steering: Makes prompts of messages and tools.
     """
 
-    def __init__(self, tokenizer: Any, steering: Steering | None = None):
+    def __init__(self, tokenizer: Any, steering: Steering):
         self._tokenizer = tokenizer
-        self._steering = steering or Steering(tokenizer, frozenset())
+        self._steering = steering
         self._alone = lru_cache(REMEMBERED_MESSAGES)(self._counted_alone)
 
     def text(self, text: str) -> list[int]:
@@ -81,14 +81,16 @@ class PromptCounter:
 
 
 @lru_cache(4)
-def counter_here(model: str, home: Path) -> PromptCounter:
+def counter_here(model: str, home: Path, control_tokens: str = "text") -> PromptCounter:
     """A counter of a model that need not be loaded; the network is never asked.
 
     Args:
         model: `default`, a folder, a `.gguf` file or a hub id.
         home: The package's folder.
+        control_tokens: The setting of that name.
 
     Raises:
         ModelNotFoundError: its tokenizer is not on this machine.
     """
-    return PromptCounter(tokenizer_here(model, home))
+    tokenizer = tokenizer_here(model, home)
+    return PromptCounter(tokenizer, Steering(tokenizer, frozenset(), control_tokens))

@@ -123,7 +123,8 @@ class AdapterModel(BaseModel):
                 self._counter = PromptCounter(self.llm.turns.model.tokenizer, self.llm.turns.steering)
             else:
                 with translated(None):
-                    self._counter = counter_here(self.model, self._adapter_settings().home)
+                    settings = self._adapter_settings()
+                    self._counter = counter_here(self.model, settings.home, settings.control_tokens)
         return self._counter
 
     def _adapter_settings(self) -> Settings:
