@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from semshare_agents.model.run import LATE_STEP_ROWS
 from semshare_agents.observe.report import exact_frontier
-from semshare_agents.reuse.plan import PlanSettings
+from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.values import AUTO, Alignment, Fidelity, Plan
 
 SEMANTIC_SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -75,6 +75,8 @@ def plan_within(
         plan, exact_only = plan_of(rung), rung.moved_share == 1.0
     if first.cold or not (plan.cold or exact_only):
         return plan
+    if len(plan.rows) == int(plan.rows[-1]) + 1:
+        plan = cold_plan(len(plan.rows), "", plan.predicted_cold_seconds)
     much = f"the drift is predicted at up to {first.drift_kl:.2g} nats, more than {fidelity} allows"
-    less = "computing more is no quicker than a cold prefill" if plan.cold else "only exact text is reused"
+    less = "computing more would be a cold prefill, or no quicker" if plan.cold else "only exact text is reused"
     return replace(plan, reason=f"{much}: {less}")

@@ -86,8 +86,6 @@ def make_plan(
     wanted = required.copy()
     wanted[choice.rows] = True
     rows = np.flatnonzero(wanted)
-    if len(rows) == tokens and not choice.layer_shares:
-        return cold_plan(tokens, alignment.refused, cold_seconds)
     loaded = (alignment.kind != Kind.COMPUTED) & (np.ones(tokens, bool) if choice.layer_shares else ~wanted)
     share = layer_share(choice, len(candidates), len(rows), layers)
     looks = _looks(alignment, settings, rows)

@@ -88,7 +88,7 @@ async def stock_logits(llm: SemShareLLM, prompt: Ints, tokens: Sequence[int]) ->
 
 @pytest.mark.parametrize("settings", [{"retention": "constant"}, {"repair_rows": 0}])
 async def test_who_says_how_much_is_repaired_is_not_hurried(open_llm: OpenLLM, settings: dict[str, Any]) -> None:
-    llm = await open_llm(**settings)
+    llm = await open_llm(**{"repair_rows": None, "fidelity": "auto", **settings})
     llm.turns.calibration = Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0)
     await llm.generate([system("be brief"), BODY])
     prefilled = await llm.turns.prefill(request_of(llm.settings, [system("answer with care"), BODY], {}))

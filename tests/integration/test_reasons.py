@@ -93,7 +93,7 @@ async def test_blocks_that_are_gone_are_told_of(open_llm: OpenLLM) -> None:
             tier.store.delete(key)
     report = await asked(llm, user(REWORDED))
     assert report.misses > 0
-    assert (report.reuse_class, reason_word(report.reason)) == ("cold", "misses")
+    assert (report.reuse_class, reason_word(report.reason)) == ("cold", "misses"), report.reason
     assert re.search(r"\d+ stored blocks could not be served", report.reason)
 
 

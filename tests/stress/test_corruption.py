@@ -21,7 +21,7 @@ from semshare_agents.model.run import RowRun
 from semshare_agents.observe.report import effective_kinds
 from semshare_agents.request import Request
 from semshare_agents.sealing import MAGIC
-from semshare_agents.values import Ints, Kind, Reuse, Sampling
+from semshare_agents.values import FAST, Ints, Kind, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import assistant, system, user
@@ -49,7 +49,7 @@ class Seen:
 
 
 async def look(llm: SemShareLLM, name: str, reuse: Reuse, tenant: str = "a") -> Seen:
-    prefilled = await llm.turns.prefill(Request(ASKED[name], tenant, reuse, Sampling(max_new_tokens=1)))
+    prefilled = await llm.turns.prefill(Request(ASKED[name], tenant, reuse, Sampling(max_new_tokens=1), fidelity=FAST))
     assert isinstance(prefilled.run, RowRun)
     kv = prefilled.run.buffer[:, :, :, : len(prefilled.prompt)].clone()
     kinds = effective_kinds(prefilled.alignment, prefilled.plan) * (not prefilled.plan.cold)

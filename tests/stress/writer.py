@@ -103,10 +103,11 @@ def opened(home: str, **more: Any) -> SemShareLLM:
     return SemShareLLM.open(loaded=tiny.loaded("llama"), home=Path(home), **{**settings, **more})
 
 
-SMALL: dict[str, dict[str, int]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "evict": {"memory_bytes": 120_000, "disk_bytes": 400_000},
     "quota": {"memory_bytes": 120_000, "disk_bytes": 4_000_000, "tenant_bytes": 400_000},
-    "sink": {"memory_bytes": 60_000},
+    # What waits for a file does not leave RAM, and then it need not sink: without a disk it sinks from the device.
+    "sink": {"device": "cpu", "device_bytes": 60_000, "disk_bytes": 0},
     "pin": {"memory_bytes": 120_000, "disk_bytes": 400_000},
 }
 """Settings that make a kind of work happen."""

@@ -214,13 +214,24 @@ def test_the_dial_spends_no_more_than_it_must() -> None:
     tried.clear()
     exact = plan_within(Fidelity.parse(0.001), True, SETTINGS, plan_of)
     assert tried[-1].moved_share == 1.0
-    assert not exact.cold
+    assert exact.cold, "its plan computes every row"
     assert exact.reason == "the drift is predicted at up to 0.43 nats, more than a mean KL of 0.001 allows: " + (
-        "only exact text is reused"
+        "computing more would be a cold prefill, or no quicker"
     )
     tried.clear()
     plan_within(Fidelity.parse("auto"), False, replace(SETTINGS, semantic_share=0.5), plan_of)
     assert len({s.semantic_share for s in tried[1:]}) == 1, "there are no semantic matches to spend rows on"
+
+
+def test_at_last_exact_text_alone_is_reused() -> None:
+    def plan_of(settings: PlanSettings) -> Plan:
+        drift = 0.4 * (1 - settings.moved_share)
+        return Plan(np.arange(5, 10), cold=False, drift_kl=drift, predicted_cold_seconds=3.0)
+
+    plan = plan_within(Fidelity.parse(0.01), False, SETTINGS, plan_of)
+    assert not plan.cold
+    assert plan.drift_kl == 0
+    assert plan.reason.endswith(": only exact text is reused")
 
 
 def test_a_plan_that_computes_more_than_a_cold_one_is_cold() -> None:
