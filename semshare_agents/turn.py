@@ -362,8 +362,7 @@ class Turns:
             return replace(plan, drift_kl=drift * approximate_share(alignment, plan, request.sampling.max_new_tokens))
 
         with clock.stage("plan"):
-            semantic = bool((alignment.kind == Kind.SEMANTIC).any())
-            plan = await threads.work(plan_within, request.fidelity, semantic, settings, plan_of)
+            plan = await threads.work(plan_within, request.fidelity, alignment, settings, plan_of)
         narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 

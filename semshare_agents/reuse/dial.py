@@ -6,17 +6,27 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from semshare_agents.model.run import LATE_STEP_ROWS
 from semshare_agents.observe.report import exact_frontier
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
-from semshare_agents.values import AUTO, Alignment, Fidelity, Plan
+from semshare_agents.values import AUTO, Alignment, Fidelity, Kind, Plan
 
 SEMANTIC_SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """Shares of semantic rows tried one after the other; 1.0 leaves exact and moved reuse."""
 MOVED_SHARES = (0.03, 0.1, 0.25, 0.5, 1.0)
 """Shares of moved rows tried once semantic rows are all computed; 1.0 leaves exact reuse, which does not drift."""
+HURRIED_STEPS = 8
+"""What so many steps can make exact is hurried by default: short prompts drift most, and predictions of it err."""
 ANSWER_TOKENS = 32
 """Drift is a mean over so many tokens of an answer, or over all that it may have."""
+
+
+def soon_exact(alignment: Alignment) -> bool:
+    """Whether a turn with moved text is exact after a few tokens of its answer, if its steps carry all they can."""
+    moved = np.flatnonzero(alignment.kind == Kind.MOVED)
+    return len(moved) > 0 and len(alignment) - int(moved[0]) <= HURRIED_STEPS * LATE_STEP_ROWS
 
 
 def rungs(settings: PlanSettings, fidelity: Fidelity, semantic: bool) -> Iterator[PlanSettings]:
@@ -33,9 +43,9 @@ def rungs(settings: PlanSettings, fidelity: Fidelity, semantic: bool) -> Iterato
     for share in SEMANTIC_SHARES if semantic else ():
         if share > settings.semantic_share:
             yield replace(settings, semantic_share=share)
-    hurried = settings.may_hurry and fidelity == AUTO
+    begun, hurried = settings.hurried, settings.may_hurry and fidelity == AUTO
     settings = replace(settings, semantic_share=1.0, hurried=hurried)
-    if hurried:
+    if hurried and not begun:
         yield settings
     for share in MOVED_SHARES:
         yield replace(settings, moved_share=share)
@@ -56,17 +66,20 @@ def approximate_share(alignment: Alignment, plan: Plan, answer_tokens: int) -> f
 
 
 def plan_within(
-    fidelity: Fidelity, semantic: bool, settings: PlanSettings, plan_of: Callable[[PlanSettings], Plan]
+    fidelity: Fidelity, alignment: Alignment, settings: PlanSettings, plan_of: Callable[[PlanSettings], Plan]
 ) -> Plan:
     """The cheapest plan whose predicted drift is within the target; at last one that reuses exact text alone.
 
     Args:
         fidelity: What the caller accepts.
-        semantic: Whether there are semantic matches.
+        alignment: Where the KV comes from.
         settings: Where to begin.
         plan_of: Makes a plan with its `drift_kl`.
     """
+    semantic = bool((alignment.kind == Kind.SEMANTIC).any())
     target = fidelity.target_of(semantic)
+    if fidelity == AUTO and not semantic and settings.may_hurry and soon_exact(alignment):
+        settings = replace(settings, hurried=True)
     first = plan = plan_of(settings)
     exact_only = False
     for rung in rungs(settings, fidelity, semantic):

@@ -62,6 +62,15 @@ def swapped() -> Alignment:
     return replace(base, donors=(donor(1, 210),))
 
 
+def found(semantic: bool, tokens: int = 2000) -> Alignment:
+    """All but the first and last of some tokens are moved, or, beside some moved ones, semantic matches."""
+    base = Alignment.empty(tokens)
+    base.kind[1:-1] = Kind.MOVED
+    if semantic:
+        base.kind[tokens // 2 : -1] = Kind.SEMANTIC
+    return base
+
+
 def test_only_text_that_follows_unknown_text_lacks_something() -> None:
     alignment = swapped()
     assert unseen_tokens(alignment, 10) == 0
@@ -201,26 +210,45 @@ def test_the_dial_spends_no_more_than_it_must() -> None:
 
     for word, semantic in (("fast", True), ("fast", False), ("auto", True)):
         tried.clear()
-        assert plan_within(Fidelity.parse(word), semantic, SETTINGS, plan_of).drift_kl > 0.4
+        assert plan_within(Fidelity.parse(word), found(semantic), SETTINGS, plan_of).drift_kl > 0.4
         assert len(tried) == 1
     spent = []
     for target in (0.5, 0.3, 0.1, 0.039):
         tried.clear()
-        assert plan_within(Fidelity.parse(target), True, SETTINGS, plan_of).drift_kl <= target
+        assert plan_within(Fidelity.parse(target), found(semantic=True), SETTINGS, plan_of).drift_kl <= target
         *refused, taken = list(tried)
         assert all(plan_of(settings).drift_kl > target for settings in refused)
         spent.append((taken.semantic_share, taken.moved_share))
     assert spent == sorted(set(spent))
     tried.clear()
-    exact = plan_within(Fidelity.parse(0.001), True, SETTINGS, plan_of)
+    exact = plan_within(Fidelity.parse(0.001), found(semantic=True), SETTINGS, plan_of)
     assert tried[-1].moved_share == 1.0
     assert exact.cold, "its plan computes every row"
     assert exact.reason == "the drift is predicted at up to 0.43 nats, more than a mean KL of 0.001 allows: " + (
         "computing more would be a cold prefill, or no quicker"
     )
     tried.clear()
-    plan_within(Fidelity.parse("auto"), False, replace(SETTINGS, semantic_share=0.5), plan_of)
+    plan_within(Fidelity.parse("auto"), found(semantic=False), replace(SETTINGS, semantic_share=0.5), plan_of)
     assert len({s.semantic_share for s in tried[1:]}) == 1, "there are no semantic matches to spend rows on"
+
+
+@pytest.mark.parametrize(("tokens", "hurried"), [(1000, True), (1024, True), (1026, False)])
+def test_short_prompts_are_hurried_whatever_is_predicted(tokens: int, hurried: bool) -> None:
+    def plan_of(settings: PlanSettings) -> Plan:
+        return Plan(np.arange(5, 10), cold=False, drift_kl=1e-6, hurried=settings.hurried)
+
+    def planned(word: str, semantic: bool = False, **more: bool) -> bool:
+        settings = replace(SETTINGS, **more)
+        return plan_within(Fidelity.parse(word), found(semantic, tokens), settings, plan_of).hurried
+
+    assert planned("auto") == hurried
+    assert not planned("fast")
+    assert not planned("strict")
+    assert not planned("auto", semantic=True)
+    assert not planned("auto", may_hurry=False)
+    exact = Alignment.empty(50)
+    exact.kind[:40] = Kind.EXACT
+    assert not plan_within(Fidelity.parse("auto"), exact, SETTINGS, plan_of).hurried
 
 
 def test_at_last_exact_text_alone_is_reused() -> None:
@@ -228,7 +256,7 @@ def test_at_last_exact_text_alone_is_reused() -> None:
         drift = 0.4 * (1 - settings.moved_share)
         return Plan(np.arange(5, 10), cold=False, drift_kl=drift, predicted_cold_seconds=3.0)
 
-    plan = plan_within(Fidelity.parse(0.01), False, SETTINGS, plan_of)
+    plan = plan_within(Fidelity.parse(0.01), found(semantic=False), SETTINGS, plan_of)
     assert not plan.cold
     assert plan.drift_kl == 0
     assert plan.reason.endswith(": only exact text is reused")
@@ -240,11 +268,13 @@ def test_a_plan_that_computes_more_than_a_cold_one_is_cold() -> None:
             return cold_plan(7, "too dear", 1.0)
         return Plan(np.arange(7), cold=False, drift_kl=0.4)
 
-    plan = plan_within(Fidelity.parse("auto"), False, SETTINGS, plan_of)
+    plan = plan_within(Fidelity.parse("auto"), found(semantic=False), SETTINGS, plan_of)
     assert plan.cold
     assert plan.reason.startswith("the drift is predicted at up to 0.4 nats, more than auto allows")
 
 
 def test_a_cold_plan_ends_the_search() -> None:
-    plan = plan_within(Fidelity.parse("strict"), False, SETTINGS, lambda _: cold_plan(7, "too dear", 1.0))
+    plan = plan_within(
+        Fidelity.parse("strict"), found(semantic=False), SETTINGS, lambda _: cold_plan(7, "too dear", 1.0)
+    )
     assert plan.reason == "too dear"
