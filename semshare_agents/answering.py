@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -48,15 +48,11 @@ class Answering:
     end_tokens: Collection[int]
     room_tokens: int
 
-    def step(self, logits: torch.Tensor, follow: Callable[[int], torch.Tensor]) -> tuple[str, torch.Tensor | None]:
-        """Draw one token and, unless it is the last, compute its row.
+    def draw(self, logits: torch.Tensor) -> str:
+        """Draw one token; returns text that became certain.
 
         Args:
             logits: What it is drawn from, shape `(vocabulary,)`.
-            follow: Computes a token's row; gives its logits.
-
-        Returns:
-            Text that became certain, and the next token's logits; None where the answer has ended.
         """
         answer = self.answer
         if len(answer.logits) < answer.watched_tokens:
@@ -71,4 +67,4 @@ class Answering:
         if answer.finish_reason:
             piece += self.text.finish()
         answer.text = self.text.text
-        return piece, None if answer.finish_reason else follow(token)
+        return piece

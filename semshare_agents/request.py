@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semshare_agents.steering import FREE, Wanted
-from semshare_agents.values import AUTO, Fidelity, Messages, Reuse, Sampling
+from semshare_agents.values import FAST, Fidelity, Messages, Reuse, Sampling
 
 NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
 ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
@@ -36,6 +36,6 @@ class Request:
     session: str | None = None
     want: Wanted = FREE
     store: bool = True
-    fidelity: Fidelity = AUTO
+    fidelity: Fidelity = FAST
     ablations: frozenset[str] = frozenset()
     raw: bool = False

@@ -474,14 +474,16 @@ class Turns:
         sampler = Sampler(request.sampling, prefilled.prompt, prefilled.logits.device, prefilled.constraint)
         text = TextStream(self.model.tokenizer, request.sampling.stop, self.steering.marks(request.want))
         answering = Answering(answer, sampler, text, self.model.end_tokens, prefilled.room_tokens)
-        logits: torch.Tensor | None = prefilled.logits
-        while not answer.finish_reason:
-            assert logits is not None
-            run = prefilled.run
-            step = partial(answering.step, logits, partial(self.step, run))
-            piece, logits = await self.on_compute(run, prefilled.clock.on_thread("first", step))
+        logits, clock = prefilled.logits, prefilled.clock
+        while True:
+            piece = await self.on_compute(prefilled.run, clock.on_thread("first", partial(answering.draw, logits)))
+            # A piece is handed out before the next token's row is computed.
             if piece:
                 yield piece
+            if answer.finish_reason:
+                return
+            run = prefilled.run
+            logits = await self.on_compute(run, clock.on_thread("first", partial(self.step, run, answer.tokens[-1])))
 
     async def retain(self, prefilled: Prefilled) -> None:
         """Go on with the part of the KV that retention keeps; the rest is given back. Store the KV first."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from semshare_agents.errors import CalibrationError, ConfigurationError
-from semshare_agents.request import Request
+from semshare_agents.options import request_of
 from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import (
     COVERAGE,
@@ -40,7 +40,7 @@ from semshare_agents.reuse.look import (
 )
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.settings import load_settings
-from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan, Reuse, Sampling
+from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan
 
 SETTINGS = PlanSettings(
     head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, look_late=False, min_gain=1.0
@@ -193,7 +193,7 @@ def test_fidelities_are_words_or_numbers() -> None:
 
 
 def test_nobody_who_did_not_ask_for_it_drifts_without_a_ceiling() -> None:
-    assert load_settings().fidelity == Fidelity.parse("auto") == Request([], "t", Reuse.MOVED, Sampling()).fidelity
+    assert load_settings().fidelity == request_of(load_settings(), [], {}).fidelity == Fidelity.parse("auto")
     assert Fidelity.parse("auto").target_of(semantic=False) == Fidelity.MOVED_KL
     assert Fidelity.parse("auto").target_of(semantic=True) is None
     assert Fidelity.parse("fast").target_of(semantic=False) is None
