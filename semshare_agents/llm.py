@@ -311,7 +311,7 @@ class SemShareLLM:
 
         Args:
             messages: `{"role", "content"}` mappings.
-            options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`strict`,
+            options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`auto`, `strict`,
                 `balanced`, `fast` or a mean KL in nats), `tools` (in OpenAI's form), `tool_choice` (`auto`, `none`,
                 `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
                 keeps to; `{"type": "object"}` for any JSON object), `store`, `raw` (the one message's text is the
