@@ -91,16 +91,16 @@ def turns() -> Iterator[Turn]:
 async def judged(loaded: LoadedModel, oracle: Any) -> dict[str, Any]:
     """What a model's turns gave: reuse classes, and the worst error with where it was."""
     drawn: list[torch.Tensor] = []
-    step = answering.Answering.step
+    draw = answering.Answering.draw
 
-    def noting(self: Any, logits: torch.Tensor, follow: Any) -> Any:
+    def noting(self: Any, logits: torch.Tensor) -> Any:
         drawn.append(logits.float().cpu().clone())
-        return step(self, logits, follow)
+        return draw(self, logits)
 
     seen, errors, reasons = Counter[str](), {}, set()
     with (
         tempfile.TemporaryDirectory() as home,
-        patch.object(answering.Answering, "step", noting),
+        patch.object(answering.Answering, "draw", noting),
         patch.object(adapter, "measured", lambda *_: REUSE_PAYS),
     ):
         options: dict[str, Any] = {"min_gain": 1.0, "tail_tokens": 1, "block_tokens": 16, "repair_idle": False}
