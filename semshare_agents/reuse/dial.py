@@ -29,26 +29,18 @@ def soon_exact(alignment: Alignment) -> bool:
     return len(moved) > 0 and len(alignment) - int(moved[0]) <= HURRIED_STEPS * LATE_STEP_ROWS
 
 
-def rungs(settings: PlanSettings, fidelity: Fidelity, semantic: bool) -> Iterator[PlanSettings]:
+def rungs(settings: PlanSettings, semantic: bool) -> Iterator[PlanSettings]:
     """Settings that spend more and more rows.
-
-    A target of one's own has to be kept from the first token on. The ceiling of `auto` is kept over the answer: before
-    more is computed in front of the first token, the rest is computed beside the next ones.
 
     Args:
         settings: Where to begin.
-        fidelity: What the caller accepts.
         semantic: Whether there are semantic matches to spend rows on.
     """
     for share in SEMANTIC_SHARES if semantic else ():
         if share > settings.semantic_share:
             yield replace(settings, semantic_share=share)
-    begun, hurried = settings.hurried, settings.may_hurry and fidelity == AUTO
-    settings = replace(settings, semantic_share=1.0, hurried=hurried)
-    if hurried and not begun:
-        yield settings
     for share in MOVED_SHARES:
-        yield replace(settings, moved_share=share)
+        yield replace(settings, semantic_share=1.0, moved_share=share)
 
 
 def approximate_share(alignment: Alignment, plan: Plan, answer_tokens: int) -> float:
@@ -82,7 +74,7 @@ def plan_within(
         settings = replace(settings, hurried=True)
     first = plan = plan_of(settings)
     exact_only = False
-    for rung in rungs(settings, fidelity, semantic):
+    for rung in rungs(settings, semantic):
         if target is None or plan.cold or plan.drift_kl <= target:
             break
         plan, exact_only = plan_of(rung), rung.moved_share == 1.0
