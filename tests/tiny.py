@@ -152,13 +152,17 @@ def build(family: str, dtype: torch.dtype = torch.float32, seed: int = 7) -> Any
     else:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if family in REUSABLE:
-        # Answers of printable characters can be read back into the same tokens.
-        vocabulary = tokenizer().get_vocab()
-        readable = torch.zeros(VOCABULARY, dtype=torch.bool)
-        readable[[i for token, i in vocabulary.items() if len(token) == 1 and "a" <= token <= "z"]] = True
-        with torch.no_grad():
-            model.get_output_embeddings().weight[~readable] = 0.0
+        only_letters(model)
     return model.eval()
+
+
+def only_letters(model: Any) -> None:
+    """Let a model answer in letters alone: printable characters can be read back into the same tokens."""
+    vocabulary = tokenizer().get_vocab()
+    readable = torch.zeros(VOCABULARY, dtype=torch.bool)
+    readable[[i for token, i in vocabulary.items() if len(token) == 1 and "a" <= token <= "z"]] = True
+    with torch.no_grad():
+        model.get_output_embeddings().weight[~readable] = 0.0
 
 
 def without_positions() -> Any:
