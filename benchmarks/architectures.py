@@ -37,11 +37,12 @@ import numpy as np
 import tiny_models
 import torch
 
-from semshare_agents import answering
-from semshare_agents import llm as adapter
+from semshare_agents import SemShareLLM
 from semshare_agents.errors import SemShareError
 from semshare_agents.model.loading import LoadedModel, prepare
+from semshare_agents.operate import startup
 from semshare_agents.reuse.cost import Speeds
+from semshare_agents.turn.decode import Decoder
 
 WRONG_FROM = 1e-3
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -91,7 +92,7 @@ def turns() -> Iterator[Turn]:
 async def judged(loaded: LoadedModel, oracle: Any) -> dict[str, Any]:
     """What a model's turns gave: reuse classes, and the worst error with where it was."""
     drawn: list[torch.Tensor] = []
-    draw = answering.Answering.draw
+    draw = Decoder.draw
 
     def noting(self: Any, logits: torch.Tensor) -> Any:
         drawn.append(logits.float().cpu().clone())
@@ -100,11 +101,11 @@ async def judged(loaded: LoadedModel, oracle: Any) -> dict[str, Any]:
     seen, errors, reasons = Counter[str](), {}, set()
     with (
         tempfile.TemporaryDirectory() as home,
-        patch.object(answering.Answering, "draw", noting),
-        patch.object(adapter, "measured", lambda *_: REUSE_PAYS),
+        patch.object(Decoder, "draw", noting),
+        patch.object(startup, "measured", lambda *_: REUSE_PAYS),
     ):
         options: dict[str, Any] = {"min_gain": 1.0, "tail_tokens": 1, "block_tokens": 16, "repair_idle": False}
-        async with adapter.SemShareLLM.open(loaded=loaded, home=Path(home), **options) as llm:
+        async with SemShareLLM.open(loaded=loaded, home=Path(home), **options) as llm:
             for turn in turns():
                 if len(turn.text) + turn.answer_tokens > loaded.context_tokens - 1:
                     continue

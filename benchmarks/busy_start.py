@@ -55,7 +55,7 @@ def text(seed: int, tokens: int) -> str:
 
 def measured(llm: SemShareLLM) -> dict[str, Any]:
     """What the adapter goes by now."""
-    cost = llm.turns.cost
+    cost = llm.pipeline.planner.cost
     assert cost is not None
     known = cost.measurement
     return {"quality": known.quality, "delayed": known.delayed, "spread": known.spread, **asdict(known.speeds)}
@@ -76,9 +76,9 @@ async def measure(loaded: LoadedModel, home: Path, turns: int, tokens: int) -> d
             rows.append({"turn": turn + 1, "after_s": after, "class": report.reuse_class, "reason": report.reason})
             print(rows[-1], file=sys.stderr)
         reused = next((row for row in rows[1:] if row["class"] != "cold"), None)
-        if llm._remeasurer is not None:
+        if llm._running.remeasurer is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(llm._remeasurer.settle(), HEALING_SECONDS)
+                await asyncio.wait_for(llm._running.remeasurer.settle(), HEALING_SECONDS)
         last = {**measured(llm), "after_s": time.perf_counter() - began}
     return {"first": first, "turns": rows, "first_reused": reused, "last": last}
 

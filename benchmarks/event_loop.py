@@ -139,8 +139,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 await llm.settle()
             seconds = time.perf_counter() - began
             heart.cancel()
-            evicted = {tier.name: sum(dict(tier.evicted).values()) for tier in llm.turns.tiers.tiers}
-            turns = len(await llm.turns.registry.turns(10_000))
+            evicted = {tier.name: sum(dict(tier.evicted).values()) for tier in llm.pipeline.memory.tiers.tiers}
+            turns = len(await llm.pipeline.memory.registry.turns(10_000))
             server.should_exit = True
             await serving
     if failed or turns != options.sessions * options.turns:

@@ -55,7 +55,7 @@ async def measure(tokens: int, repeat: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         places = {"database_url": f"sqlite+aiosqlite:///{scratch}/registry.db", "store_dir": f"{scratch}/kv"}
         async with SemShareLLM.open(home=home, **places) as llm:
-            count = llm.turns.model.tokenizer
+            count = llm.pipeline.model.tokenizer
             text = count.decode(count.encode(" ".join(f"word{i}" for i in range(tokens)))[:tokens])
             await llm.generate([{"role": "user", "content": text}], max_new_tokens=2)
             await llm.settle()

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from common import OTHER_SYSTEM, arguments, asked, ended, finish, prepared
 
-from semshare_agents.bench.cold import answer_cold
+from semshare_agents.bench.cold import cold_answer
 from semshare_agents.bench.fidelity import rouge_l
 from semshare_agents.bench.floor import two_pass_answer
 from semshare_agents.bench.pairs import PairsOptions, fresh_memory, measure_reuse, prompt_of, warm_up
@@ -103,20 +104,18 @@ async def measure(
             cold = None
             for way, system in (("same prompt", SYSTEM), ("other system prompt", OTHER_SYSTEM)):
                 async with fresh_memory(model, settings, options.tier) as llm:
-                    turns, loop = llm.turns, asyncio.get_running_loop()
+                    pipeline = llm.pipeline
                     if cold is None:
                         if not rows:
                             await warm_up(llm, {"target": target})
-                        prompt = await prompt_of(turns, target)
+                        prompt = await prompt_of(model, target)
                         tokens = options.max_new_tokens
-                        cold = await loop.run_in_executor(
-                            turns.compute, answer_cold, turns, prompt, tokens, options.repeat
-                        )
-                        again = await loop.run_in_executor(turns.compute, two_pass_answer, turns, prompt, tokens)
+                        cold = await cold_answer(pipeline.engine, model, prompt, tokens, options.repeat)
+                        again = await pipeline.engine.call(partial(two_pass_answer, pipeline, prompt, tokens))
                         row |= {"n_tokens": len(prompt), "cold_text": cold.text, "floor_text": again}
                     await llm.generate(asked(meeting.text, stored, system), max_new_tokens=1)
                     await llm.flush()
-                    row[way] = await measure_reuse(turns, target, cold, options)
+                    row[way] = await measure_reuse(pipeline, target, cold, options)
             rows.append(row)
             console.print(f"meeting {number}, {row['n_tokens']} tokens, {case}: {question}")
     return rows

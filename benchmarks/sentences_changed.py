@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from common import OTHER_QUESTION, QUESTION, Text, arguments, asked, ended, finish, prepared, texts
 
-from semshare_agents.bench.cold import answer_cold
+from semshare_agents.bench.cold import cold_answer
 from semshare_agents.bench.pairs import PairsOptions, fresh_memory, measure_reuse, prompt_of, warm_up
 from semshare_agents.bench.plots import Panel, Series, draw_panels
 from semshare_agents.cli.common import console
@@ -59,16 +59,14 @@ async def measure(
         for share in shares:
             reference = changed(text, way, share, elsewhere, np.random.default_rng(round(1000 * share)))
             async with fresh_memory(model, settings, options.tier) as llm:
-                turns = llm.turns
+                pipeline = llm.pipeline
                 if cold is None:
                     await warm_up(llm, {"target": target})
-                    prompt = await prompt_of(turns, target)
-                    cold = await asyncio.get_running_loop().run_in_executor(
-                        turns.compute, answer_cold, turns, prompt, options.max_new_tokens, options.repeat
-                    )
+                    prompt = await prompt_of(model, target)
+                    cold = await cold_answer(pipeline.engine, model, prompt, options.max_new_tokens, options.repeat)
                 await llm.generate(asked(reference, OTHER_QUESTION), max_new_tokens=1)
                 await llm.flush()
-                figures = await measure_reuse(turns, target, cold, options)
+                figures = await measure_reuse(pipeline, target, cold, options)
             rows.append({"id": text.name, "way": way, "share": share, **figures})
     return rows
 

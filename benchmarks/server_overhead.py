@@ -54,7 +54,7 @@ async def measure(tokens: int, repeat: int) -> dict[str, Any]:
         places = {"database_url": f"sqlite+aiosqlite:///{scratch}/registry.db", "store_dir": f"{scratch}/kv"}
         async with SemShareLLM.open(home=home, **places) as llm:
             words = " ".join(f"word{i}" for i in range(tokens))
-            count = llm.turns.model.tokenizer
+            count = llm.pipeline.model.tokenizer
             ids = count.encode(words)[:tokens]
             messages: Messages = [{"role": "user", "content": count.decode(ids)}]
             await llm.generate(messages, max_new_tokens=2)

@@ -27,14 +27,14 @@ from common import (
     texts,
 )
 
-from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.cold import Cold, cold_answer
 from semshare_agents.bench.pairs import PairsOptions, fresh_memory, measure_reuse, prompt_of, warm_up
 from semshare_agents.bench.plots import Panel, Series, draw_panels
 from semshare_agents.cli.common import console
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
 from semshare_agents.values import Reuse, Sampling
 
@@ -76,27 +76,25 @@ async def measure(model: LoadedModel, settings: Settings, both: tuple[str, str],
             await llm.generate(stored[case], max_new_tokens=1)
             await llm.flush()
             how = PairsOptions(reuse=reuse, max_new_tokens=options.max_new_tokens, repeat=options.repeat)
-            figures = await measure_reuse(llm.turns, target, cold, how)
+            figures = await measure_reuse(llm.pipeline, target, cold, how)
             row[case] = {**figures, "device_kv_bytes": await device_bytes(llm, target, reuse)}
-            row["stored_kv_bytes"] = sum(tier.used_bytes for tier in llm.turns.tiers.tiers)
+            row["stored_kv_bytes"] = sum(tier.used_bytes for tier in llm.pipeline.memory.tiers.tiers)
     return row
 
 
 async def run_cold(llm: SemShareLLM, target: list[Message], options: PairsOptions) -> tuple[Cold, dict[str, Any]]:
     """The cold run and what it took."""
-    turns = llm.turns
-    prompt = await prompt_of(turns, target)
-    cold = await asyncio.get_running_loop().run_in_executor(
-        turns.compute, answer_cold, turns, prompt, options.max_new_tokens, options.repeat
-    )
-    token_bytes = turns.model.support.rows.token_bytes if turns.model.support.rows is not None else 0
+    model = llm.pipeline.model
+    prompt = await prompt_of(model, target)
+    cold = await cold_answer(llm.pipeline.engine, model, prompt, options.max_new_tokens, options.repeat)
+    token_bytes = model.support.rows.token_bytes if model.support.rows is not None else 0
     return cold, {"n_tokens": len(prompt), "ttft_cold_s": cold.seconds, "cold_kv_bytes": token_bytes * len(prompt)}
 
 
 async def device_bytes(llm: SemShareLLM, target: list[Message], reuse: Reuse) -> int:
     """What a turn's KV takes while it is answered, room for the answer and rounding included."""
     sampling = Sampling(max_new_tokens=1)
-    prefilled = await llm.turns.prefill(Request(target, "default", reuse, sampling, store=False))
+    prefilled = await llm.pipeline.prefill(Request(target, "default", reuse, sampling, store=False))
     try:
         buffer = getattr(prefilled.run, "buffer", None)
         return 0 if buffer is None else buffer.nbytes

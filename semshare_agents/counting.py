@@ -12,7 +12,7 @@ from semshare_agents.errors import PromptError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.loading import tokenizer_here
 from semshare_agents.model.tokenise import tokenise_text
-from semshare_agents.steering import FREE, Steering, Wanted, wanted
+from semshare_agents.request.output import FREE, OutputControl, Wanted, wanted
 from semshare_agents.values import Ints, Messages
 
 REMEMBERED_MESSAGES = 4096
@@ -27,7 +27,7 @@ class PromptCounter:
         steering: Makes prompts of messages and tools.
     """
 
-    def __init__(self, tokenizer: Any, steering: Steering):
+    def __init__(self, tokenizer: Any, steering: OutputControl):
         self._tokenizer = tokenizer
         self._steering = steering
         self._alone = lru_cache(REMEMBERED_MESSAGES)(self._counted_alone)
@@ -93,4 +93,4 @@ def counter_here(model: str, home: Path, control_tokens: str = "text") -> Prompt
         ModelNotFoundError: its tokenizer is not on this machine.
     """
     tokenizer = tokenizer_here(model, home)
-    return PromptCounter(tokenizer, Steering(tokenizer, frozenset(), control_tokens))
+    return PromptCounter(tokenizer, OutputControl(tokenizer, frozenset(), control_tokens))

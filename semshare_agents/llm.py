@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import logging
-import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
-from dataclasses import replace
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from semshare_agents import keys, pinning, threads
-from semshare_agents.answering import Answer
-from semshare_agents.errors import (
-    ClosedError,
-    ConfigurationError,
-    RegistryError,
-    SemShareError,
-    StoreError,
-)
-from semshare_agents.evict import PolicyOptions, make_policy
-from semshare_agents.guard import Guard, GuardSettings
-from semshare_agents.match.matchers import make_matcher
-from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.errors import ClosedError, ConfigurationError
+from semshare_agents.model.loading import LoadedModel
 from semshare_agents.observe.clock import Clock
-from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
+from semshare_agents.observe.observers import Observer, TurnLog
 from semshare_agents.observe.tracing import Tracing
-from semshare_agents.options import request_of, said, tenant_of
-from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
-from semshare_agents.remeasure import Remeasurer
-from semshare_agents.remember import Kept, keep, make_durable, remember, settle_departures
-from semshare_agents.repair import Job, Repairer
-from semshare_agents.retain import Retention
-from semshare_agents.reuse.cost import CostModel
-from semshare_agents.reuse.drift import calibration_for
-from semshare_agents.reuse.measure import measured, setting_of
-from semshare_agents.reuse.plan import PlanSettings
-from semshare_agents.reuse.rate import RepairRate
-from semshare_agents.reuse.strategies import make_strategy
-from semshare_agents.sealing import make_sealer
+from semshare_agents.operate.startup import Progress, Started, start
+from semshare_agents.registry import Forgotten, Pin
+from semshare_agents.request.options import request_of, said, tenant_of
 from semshare_agents.session import Session, whole
 from semshare_agents.settings import Settings, load_settings, unknown_variables
-from semshare_agents.starting import announce, clean, hold_to_limits, make_tiers
-from semshare_agents.store import Tiers
-from semshare_agents.store.packing import make_packing
-from semshare_agents.store.tiers import Leases
-from semshare_agents.tools.calls import CallStream
-from semshare_agents.turn import Prefilled, Turns
-from semshare_agents.values import CallPart, Generation, Messages, Piece, Reuse, ToolCall, Usage
+from semshare_agents.turn import Pipeline
+from semshare_agents.values import Generation, Messages, Piece
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str], None]
 
 
 class SemShareLLM:
@@ -68,13 +36,7 @@ class SemShareLLM:
         self.settings = settings
         self._given = model
         self._progress = progress or (lambda _: None)
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="semshare-compute")
-        self._background: set[asyncio.Task[None]] = set()
-        self._turns: Turns | None = None
-        self._repairer: Repairer | None = None
-        self._guard: Guard | None = None
-        self._remeasurer: Remeasurer | None = None
-        self._alive: IO[bytes] | None = None
+        self._work: Started | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.observers: list[Observer] = [TurnLog(settings.log_text), *([Tracing()] if settings.tracing else [])]
@@ -108,174 +70,46 @@ class SemShareLLM:
     # --- life
 
     async def _start(self) -> SemShareLLM:
-        if self._turns is not None or self._closed:
-            return self
-        self._loop = asyncio.get_running_loop()
-        settings = self.settings
-        for name, nearest in unknown_variables().items():
-            log.warning("%s is no setting and changes nothing%s", name, f": {nearest}?" if nearest else "")
-        matcher = make_matcher(settings.matching)
-        strategy = make_strategy(settings.strategy)
-        options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
-        policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
-        leases, packing, sealer = Leases(), make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
-        tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, sealer), leases))
-        try:
-            self._alive, alone = alive, _ = await threads.work(announce, settings.home)
-            names_key = await threads.work(keys.names_key, settings.home, settings.names_key)
-            registry = await Registry.open(
-                settings.registry_url,
-                timeout_seconds=settings.database_timeout_seconds,
-                upgrade=alone and settings.registry_url.startswith("sqlite"),
-                event_rows=settings.event_rows,
-                names_key=names_key,
-                pools=settings.pools,
-                sealer=sealer,
-            )
-            try:
-                await clean(registry, tiers, alone)
-                fcntl.flock(alive, fcntl.LOCK_SH)
-                model = self._given or await self._on_compute(self._load)
-                cost = await self._on_compute(self._measure, model)
-                if cost is not None:
-                    tiers.seconds, tiers.saw_disk = cost.block_seconds, cost.saw_disk
-                await hold_to_limits(registry, tiers, settings)
-                calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
-            except BaseException:
-                await registry.close()
-                raise
-        except BaseException:
-            tiers.close()
-            self._compute.shutdown(wait=False)
-            if self._alive is not None:
-                self._alive.close()
-            raise
-        self._turns = Turns(
-            model=model,
-            registry=registry,
-            tiers=tiers,
-            packing=packing,
-            cost=cost,
-            strategy=strategy,
-            plan_settings=PlanSettings(
-                settings.head_tokens,
-                settings.tail_tokens,
-                settings.semantic_share,
-                # A late look needs the whole KV, of which retention keeps a part.
-                0.0 if settings.look_late and settings.retention != "off" else settings.look_share,
-                settings.look_late,
-                settings.min_gain,
-                # Hurrying needs the whole KV too, and who says how much a step repairs means it.
-                may_hurry=settings.retention == "off" and settings.repair_rows is None,
-            ),
-            block_tokens=settings.block_tokens,
-            similarity_threshold=settings.similarity_threshold,
-            compute=self._compute,
-            repair=RepairRate(settings.repair_rows, settings.repair_slowdown, settings.repair_slowdown_semantic),
-            calibration=calibration,
-            matcher=matcher,
-            fact_guard=settings.fact_guard,
-            retention=None if settings.retention == "off" else Retention(settings.retention, settings.retention_share),
-            retention_int8=settings.retention_int8,
-            control_tokens=settings.control_tokens,
-        )
-        if settings.repair_idle:
-            self._repairer = Repairer(self._turns)
-        rows = model.support.rows
-        if cost is not None and rows is not None and settings.measure_idle:
-            self._remeasurer = Remeasurer(self._turns, cost, setting_of(rows), settings.home)
-            self._remeasurer.check()
-        self._guard = Guard(
-            self._turns,
-            GuardSettings(settings.guard_share, settings.guard_kl, settings.guard_window, settings.guard_probe_turns),
-            self._repaired,
-            settings.guard_seed,
-            self._measured,
-        )
+        if self._work is None and not self._closed:
+            self._loop = asyncio.get_running_loop()
+            for name, nearest in unknown_variables().items():
+                log.warning("%s is no setting and changes nothing%s", name, f": {nearest}?" if nearest else "")
+            self._work = await start(self.settings, self._given, self._progress, self.observers)
         return self
-
-    def _measured(self, sample: DriftSample) -> None:
-        for observer in self.observers:
-            observer.drift(sample)
-
-    async def _repaired(self) -> None:
-        if self._repairer is not None:
-            await self._repairer.settle()
-
-    def _load(self) -> LoadedModel:
-        import torch
-
-        settings = self.settings
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        self._progress("loading the model")
-        model = load(settings.model, settings.home, settings.device, settings.dtype, self._progress)
-        # A full collection that walks the libraries' objects keeps every thread waiting for a quarter of a second.
-        gc.collect()
-        gc.freeze()
-        return model
-
-    def _measure(self, model: LoadedModel) -> CostModel | None:
-        rows = model.support.rows
-        if rows is None:
-            return None
-        self._progress("measuring this machine's speed")
-        found = measured(rows, model.context_tokens, model.fingerprint, self.settings.home, model.name)
-        return CostModel(found, rows.token_bytes)
 
     async def aclose(self) -> None:
         """Finish writing what was stored, then close everything. Closing twice is fine."""
         if self._closed:
             return
         self._closed = True
-        if self._remeasurer is not None:
-            await self._remeasurer.aclose()
-        if self._repairer is not None:
-            await self._repairer.aclose()
-        if self._guard is not None:
-            await self._guard.aclose()
-        await self.flush()
-        if self._turns is not None:
-            await self._settled(self._turns)
-            await self._turns.registry.close()
-            await threads.store(self._turns.tiers.close)
-        await threads.work(self._compute.shutdown)
-        if self._alive is not None:
-            await threads.work(self._alive.close)
+        if self._work is not None:
+            await self._work.aclose()
         if self._given is None:
             gc.unfreeze()
 
-    @staticmethod
-    async def _settled(turns: Turns) -> None:
-        """Rows of what tiers let go last, when blocks moved up or down, go with their files."""
-        try:
-            await threads.store(turns.tiers.settle)
-            await settle_departures(turns)
-        except (RegistryError, StoreError) as e:
-            log.warning("rows of blocks that are gone stay until they are missed: %s", e)
-
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
-        while self._background:
-            await asyncio.wait(self._background)
+        if self._work is not None:
+            await self._work.pipeline.memory.flush()
 
     async def settle(self) -> None:
         """Wait until approximate turns are repaired and sampled ones measured, and everything stored is on disk."""
-        await self._repaired()
-        if self._guard is not None:
-            await self._guard.settle()
-        await self.flush()
+        await self._running.settle()
 
     @property
-    def turns(self) -> Turns:
-        """The stages and what they need.
+    def _running(self) -> Started:
+        if self._closed or self._work is None:
+            raise ClosedError("this SemShareLLM is closed or was not started: use `async with SemShareLLM.open()`")
+        return self._work
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """A turn's stages and what they need.
 
         Raises:
             ClosedError: the adapter is closed or was never started.
         """
-        if self._closed or self._turns is None:
-            raise ClosedError("this SemShareLLM is closed or was not started: use `async with SemShareLLM.open()`")
-        return self._turns
+        return self._running.pipeline
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -287,9 +121,6 @@ class SemShareLLM:
         if self._loop is None:
             raise ClosedError("this SemShareLLM was not started: use `async with SemShareLLM.open()`")
         return self._loop
-
-    async def _on_compute(self, function: Callable[..., Any], *arguments: object) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._compute, lambda: function(*arguments))
 
     # --- use
 
@@ -337,46 +168,10 @@ class SemShareLLM:
         return self._stream(messages, clock or Clock(), options)
 
     async def _stream(self, messages: Messages, clock: Clock, options: dict[str, Any]) -> AsyncGenerator[Piece]:
-        turns, request = self.turns, request_of(self.settings, messages, options)
-        guard = self._guard
-        assert guard is not None
-        with clock.stage("admit"):
-            admitted = await guard.admit(request)
-        prefilled = await turns.prefill(admitted.request, clock)
-        answer = guard.watched(admitted, prefilled)
-        parted = turns.steering.calls(request.want, prefilled.prompt)
-        content = ""
-        kept: Kept | None = None
-        turn_id: int | None = None
-        try:
-            async with aclosing(turns.generate(prefilled, answer)) as texts:
-                async for text in texts:
-                    piece = Piece(text) if parted is None else Piece(*_parted(parted, text))
-                    content += piece.text
-                    if piece.text or piece.tool_calls:
-                        prefilled.begins()
-                        yield piece
-                    if turns.retention is not None and kept is None:
-                        # The whole KV is gone after this: what is to be stored has to be stored now.
-                        kept = await keep(turns, prefilled) if request.store else Kept()
-                        await turns.retain(prefilled)
-            if parted is not None and (rest := parted.finish()):
-                content += rest
-                prefilled.begins()
-                yield Piece(rest)
-            prefilled.begins()
-            turn_id = await self._store(turns, prefilled, answer, kept) if request.store else None
-        finally:
-            prefilled.run.close()
-            if kept is not None and turn_id is None:
-                await threads.store(turns.tiers.forget, kept.fresh)
-        generation = _generation(prefilled, answer, turn_id, content, () if parted is None else parted.calls)
-        seen = TurnSeen(turns.model.name, prefilled.request, generation, clock.began_at, time.time())
-        for observer in self.observers:
-            observer.turn(seen)
-        if self._remeasurer is not None:
-            self._remeasurer.check()
-        yield Piece("", generation)
+        pipeline, request = self.pipeline, request_of(self.settings, messages, options)
+        async with aclosing(pipeline.stream(request, clock)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def forget(
         self,
@@ -405,18 +200,11 @@ class SemShareLLM:
         """
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
-        turns = self.turns
-        whose = tenant_of(self.settings, tenant)
-        found = await turns.registry.forget(whose, session=session, turn_id=turn, dry_run=dry_run)
-        if dry_run:
-            return found
-        for idle in (self._repairer, self._guard):
-            if idle is not None:
+        work, whose = self._running, tenant_of(self.settings, tenant)
+        found = await work.pipeline.memory.forget(whose, session=session, turn_id=turn, dry_run=dry_run)
+        for idle in (work.repairer, work.monitor):
+            if idle is not None and not dry_run:
                 idle.give_up(found.turn_ids)
-        # A file that is still being written would outlive its row.
-        async with turns.writing:
-            await threads.store(turns.tiers.forget, found.keys)
-        await turns.registry.erase()
         return found
 
     async def pin(
@@ -442,13 +230,8 @@ class SemShareLLM:
             PinError: it is not stored, or all that is pinned would not fit a quota or a budget.
             RegistryError: the database fails.
         """
-        turns = self.turns
-        size_of = turns.tiers.slowest.size_of
-        made = await pinning.pin(
-            turns.registry, self.settings, size_of, tenant=tenant, session=session, turn=turn, seconds=seconds
-        )
-        await pinning.refresh(turns.registry, turns.tiers)
-        return made
+        whose = tenant_of(self.settings, tenant)
+        return await self.pipeline.memory.pin(self.settings, whose, session=session, turn=turn, seconds=seconds)
 
     async def unpin(self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None) -> bool:
         """Let the KV of a turn or a session be evicted again; whether it was pinned.
@@ -458,61 +241,9 @@ class SemShareLLM:
             NotStoredError: it is not there.
             RegistryError: the database fails.
         """
-        turns = self.turns
-        pinning.one_of(session, turn)
         whose = tenant_of(self.settings, tenant)
-        ended = await turns.registry.unpin(whose, session=session, turn_id=turn)
-        await pinning.refresh(turns.registry, turns.tiers)
-        return ended
+        return await self.pipeline.memory.unpin(whose, session=session, turn=turn)
 
     async def pins(self, *, tenant: str | None = None) -> list[Pin]:
         """What of a tenant is pinned, oldest first; default: the setting's tenant."""
-        return await self.turns.registry.pins(tenant_of(self.settings, tenant))
-
-    async def _store(self, turns: Turns, prefilled: Prefilled, answer: Answer, kept: Kept | None) -> int | None:
-        """Remember a turn; its answer stands even where that fails."""
-        try:
-            if not await turns.unchanged(prefilled.scope):
-                # Its KV is of weights or adapters that are no longer the scope's: the text alone is remembered.
-                await threads.store(turns.tiers.forget, [] if kept is None else kept.fresh)
-                kept = Kept()
-            kept = kept or await keep(turns, prefilled)
-            try:
-                stored = await remember(turns, prefilled, answer, kept)
-            except BaseException:
-                # KV that no row names would stay for ever.
-                await threads.store(turns.tiers.forget, kept.fresh)
-                raise
-        except SemShareError as e:
-            log.warning("a turn is not remembered: %s", e)
-            return None
-        task = asyncio.create_task(self._write(turns, prefilled.scope.fingerprint, stored))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        if self._repairer is not None and stored.repairable:
-            self._repairer.add(Job(prefilled.scope, stored.turn_id, prefilled.request.session))
-        if self._guard is not None and answer.logits:
-            self._guard.add(prefilled, answer, stored.turn_id)
-        return stored.turn_id
-
-    @staticmethod
-    async def _write(turns: Turns, fingerprint: str, stored: Any) -> None:
-        try:
-            await make_durable(turns, fingerprint, stored)
-        except SemShareError as e:
-            log.warning("a turn stays in memory only: %s", e)
-
-
-def _parted(parted: CallStream, text: str) -> tuple[str, None, tuple[CallPart, ...]]:
-    content, parts = parted.push(text)
-    return content, None, parts
-
-
-def _generation(
-    prefilled: Prefilled, answer: Answer, turn_id: int | None, content: str, calls: tuple[ToolCall, ...]
-) -> Generation:
-    report = replace(prefilled.report, turn_id=turn_id)
-    usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
-    called = any(call.whole for call in calls) and answer.finish_reason == "stop"
-    reason = "tool_calls" if called else answer.finish_reason
-    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
+        return await self.pipeline.memory.registry.pins(tenant_of(self.settings, tenant))

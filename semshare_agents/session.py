@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
 from semshare_agents.observe.clock import Clock
-from semshare_agents.options import said
 from semshare_agents.registry import Pin
+from semshare_agents.request.options import said
 from semshare_agents.values import Generation, Piece
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Session:
 
     async def _stored(self) -> list[dict[str, Any]]:
         """The conversation as far as it is, or may be, stored."""
-        registry = self._llm.turns.registry
+        registry = self._llm.pipeline.memory.registry
         if self._messages is not None and await self._was_forgotten():
             self._messages, self._unstored = None, []
         if self._messages is None:
@@ -60,7 +60,7 @@ class Session:
     async def _was_forgotten(self) -> bool:
         """Whether some of what is in memory here was forgotten, by whichever process."""
         try:
-            return await self._llm.turns.registry.forgotten(self.tenant, self.name, self._forgets)
+            return await self._llm.pipeline.memory.registry.forgotten(self.tenant, self.name, self._forgets)
         except RegistryError as e:
             # The memory may fail, an answer may not.
             log.warning("a session goes on from memory: %s", e)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from semshare_agents import llm as adapter
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.operate import startup
 from semshare_agents.reuse.measure import measured
 from semshare_agents.reuse.speeds import Speeds
 from semshare_agents.settings import load_settings
-from tests import alone, tiny
+from tests import alone, pipelines, tiny
 from tests.postgres import postgres, postgres_url  # noqa: F401  (fixtures)
 
 # How wide output is, is each test's to say, and not that of where the tests run.
@@ -93,7 +93,7 @@ def two_threads() -> Any:
 def reuse_wins() -> Iterator[None]:
     """Adapters find a machine on which reuse always pays: one that is busy with other tests would make it look dear."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "measured", lambda *_: tiny.REUSE_WINS)
+        patch.setattr(startup, "measured", lambda *_: tiny.REUSE_WINS)
         patch.setenv("SEMSHARE_MEASURE_IDLE", "false")
         yield
 
@@ -137,8 +137,8 @@ async def open_llm(tmp_path: Path, measured_speeds: Callable[[LoadedModel], Path
                 shutil.copytree(folder, Path(settings["home"]) / "speeds", dirs_exist_ok=True)
             llm = await SemShareLLM.open(loaded=model, **settings)
             stack.push_async_callback(llm.aclose)
-            if speeds is not None and llm.turns.cost is not None and model.support.rows is not None:
-                llm.turns.cost = tiny.cost(speeds, model.support.rows.token_bytes)
+            if speeds is not None and llm.pipeline.planner.cost is not None and model.support.rows is not None:
+                pipelines.replan(llm, cost=tiny.cost(speeds, model.support.rows.token_bytes))
             return llm
 
         yield opened

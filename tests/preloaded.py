@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from semshare_agents import llm as adapter
 from semshare_agents.model.loading import LoadedModel, load
+from semshare_agents.operate import startup
 from semshare_agents.settings import load_settings
 from tests import tiny
 
@@ -14,5 +14,5 @@ def preload() -> None:
     One that is busy while its speed is measured would make reuse look dear.
     """
     model: LoadedModel = load("default", load_settings().home)
-    adapter.load = lambda *_: model  # type: ignore[assignment]
-    adapter.measured = lambda *_: tiny.REUSE_WINS  # type: ignore[assignment]
+    startup.load = lambda *_: model  # type: ignore[assignment]
+    startup.measured = lambda *_: tiny.REUSE_WINS  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_semshare.messages import metadata_of, usage_of
 from langchain_semshare.model import STRICT, AdapterModel
-from semshare_agents.options import said
+from semshare_agents.request.options import said
 from semshare_agents.values import Generation, Piece
 
 

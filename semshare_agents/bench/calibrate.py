@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.cold import Cold, cold_answer
 from semshare_agents.bench.configurations import configured, default_configuration
 from semshare_agents.bench.fidelity import forced_logits, kl_mean
 from semshare_agents.bench.pairs import fresh_memory, prompt_of
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
 from semshare_agents.reuse.drift import Calibration, features, fit
 from semshare_agents.settings import Settings
 from semshare_agents.values import Floats, Reuse, Sampling
@@ -62,9 +62,8 @@ async def measure_turns(
     for pair in pairs:
         async with fresh_memory(model, settings, "memory") as llm:
             await llm.generate(pair["reference"], max_new_tokens=1)
-            prompt = await prompt_of(llm.turns, pair["target"])
-            loop = asyncio.get_running_loop()
-            cold = await loop.run_in_executor(llm.turns.compute, answer_cold, llm.turns, prompt, max_new_tokens)
+            prompt = await prompt_of(model, pair["target"])
+            cold = await cold_answer(llm.pipeline.engine, model, prompt, max_new_tokens)
             seen: set[bytes] = set()
             for share in SHARES:
                 turn = await _turn(llm, pair, share, cold, settings)
@@ -79,17 +78,15 @@ async def _turn(
     llm: SemShareLLM, pair: dict[str, Any], share: float, cold: Cold, settings: Settings
 ) -> MeasuredTurn | None:
     """One turn at a share; None where nothing approximate was reused."""
-    turns = llm.turns
+    pipeline = configured(llm.pipeline, default_configuration(settings), share)
     request = Request(pair["target"], "default", Reuse.SEMANTIC, Sampling(max_new_tokens=len(cold.tokens)))
-    with configured(turns, default_configuration(settings), share):
-        prefilled = await turns.prefill(request)
+    prefilled = await pipeline.prefill(request)
     try:
         measured = features(prefilled.alignment, prefilled.plan)
         if prefilled.plan.cold or not measured.any():
             return None
-        forced = await turns.on_compute(
-            prefilled.run, forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens
-        )
+        along = partial(forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens)
+        forced = await pipeline.engine.call(along, prefilled.run)
     finally:
         prefilled.run.close()
     return MeasuredTurn(pair["id"], share, measured, kl_mean(cold.logits, forced))

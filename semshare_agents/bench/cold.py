@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from semshare_agents.engine import Engine
+from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import Run
 from semshare_agents.model.stock import StockRun
-from semshare_agents.turn import Turns
 from semshare_agents.values import Ints
 
 
@@ -31,7 +32,12 @@ class Cold:
     text: str
 
 
-def answer_cold(turns: Turns, prompt: Ints, max_new_tokens: int, repeat: int = 1) -> Cold:
+async def cold_answer(engine: Engine, model: LoadedModel, prompt: Ints, max_new_tokens: int, repeat: int = 1) -> Cold:
+    """`answer_cold` on the engine's thread."""
+    return await engine.call(lambda: answer_cold(model, prompt, max_new_tokens, repeat))
+
+
+def answer_cold(model: LoadedModel, prompt: Ints, max_new_tokens: int, repeat: int = 1) -> Cold:
     """Prefill with the stock forward, attention and cache, then answer greedily. Runs on the calling thread."""
     seconds: list[float] = []
     run: Run | None = None
@@ -39,20 +45,20 @@ def answer_cold(turns: Turns, prompt: Ints, max_new_tokens: int, repeat: int = 1
     for _ in range(repeat):
         if run is not None:
             run.close()
-        run, first, took = _stock_prefill(turns, prompt)
+        run, first, took = _stock_prefill(model, prompt)
         seconds.append(took)
     assert run is not None
     logits, tokens = [first], [int(first.argmax())]
-    while len(tokens) < max_new_tokens and tokens[-1] not in turns.model.end_tokens:
+    while len(tokens) < max_new_tokens and tokens[-1] not in model.end_tokens:
         logits.append(run.step(tokens[-1]))
         tokens.append(int(logits[-1].argmax()))
     run.close()
-    text = turns.model.tokenizer.decode(tokens, skip_special_tokens=True)
+    text = model.tokenizer.decode(tokens, skip_special_tokens=True)
     return Cold(float(np.median(seconds)), torch.stack(logits), np.asarray(tokens), text)
 
 
-def _stock_prefill(turns: Turns, prompt: Ints) -> tuple[Run, torch.Tensor, float]:
-    run = StockRun(turns.model.model, turns.model.support.rows)
+def _stock_prefill(model: LoadedModel, prompt: Ints) -> tuple[Run, torch.Tensor, float]:
+    run = StockRun(model.model, model.support.rows)
     start = time.perf_counter()
     first = run.cold(prompt)
     first.argmax().item()

@@ -1,17 +1,16 @@
-"""Named combinations of strategy, matching and ablation, and how a running memory takes one on for a while."""
+"""Named combinations of strategy, matching and ablation, and the pipelines that they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from semshare_agents.bench.ablations import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, damaged
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.match.matchers import MATCHERS, make_matcher
-from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV
 from semshare_agents.reuse.strategies import STRATEGIES, make_strategy
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Turns
+from semshare_agents.turn import Pipeline
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Configuration:
         name: What it is called in tables and plots.
         strategy: A name of `STRATEGIES`.
         matching: A name of `MATCHERS`.
-        ablations: See `semshare_agents.turn.ABLATIONS`.
+        ablations: See `semshare_agents.bench.ablations`.
     """
 
     name: str
@@ -68,23 +67,21 @@ def default_configuration(settings: Settings) -> Configuration:
     return Configuration(settings.strategy, settings.strategy, settings.matching)
 
 
-@contextmanager
-def configured(turns: Turns, configuration: Configuration, share: float) -> Iterator[None]:
-    """Let a memory reuse as a configuration says; model, buffers and stored turns stay.
+def configured(pipeline: Pipeline, configuration: Configuration, share: float) -> Pipeline:
+    """A pipeline that reuses as a configuration says; model, buffers and stored turns are the same.
 
-    The cost model's veto is off meanwhile: a point of a frontier is what a configuration does, also where a cold
-    prefill would be the better choice.
+    The cost model's veto is off: a point of a frontier is what a configuration does, also where a cold prefill would be
+    the better choice.
 
     Args:
-        turns: The memory's stages.
+        pipeline: The memory's own; it stays as it is.
         configuration: What to use.
         share: Share of the semantically matched rows that is computed again.
     """
-    before = turns.strategy, turns.matcher, turns.plan_settings
-    turns.strategy = make_strategy(configuration.strategy)
-    turns.matcher = make_matcher(configuration.matching)
-    turns.plan_settings = replace(turns.plan_settings, semantic_share=share, min_gain=0.0)
-    try:
-        yield
-    finally:
-        turns.strategy, turns.matcher, turns.plan_settings = before
+    planner = replace(
+        pipeline.planner,
+        strategy=make_strategy(configuration.strategy),
+        matcher=make_matcher(configuration.matching),
+        settings=replace(pipeline.planner.settings, semantic_share=share, min_gain=0.0),
+    )
+    return damaged(replace(pipeline, planner=planner), configuration.ablations)

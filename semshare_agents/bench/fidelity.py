@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from semshare_agents.model.run import RowRun, Run
+from semshare_agents.model.run import Run
 from semshare_agents.observe.drift import agreement, kl_mean
-from semshare_agents.turn import Turns
+from semshare_agents.turn import Pipeline
 from semshare_agents.values import Ints
 
 __all__ = ["agreement", "decoded_logits", "forced_logits", "kl_mean", "rouge_l"]
@@ -42,18 +42,18 @@ def forced_logits(run: Run, first: torch.Tensor, prompt_tokens: int, continuatio
     fed = continuation[:-1]
     if not len(fed):
         return first[None]
-    if isinstance(run, RowRun):
+    if run.by_rows is not None:
         rows = np.arange(prompt_tokens, prompt_tokens + len(fed))
-        later = run.forward(fed, rows, logits=len(fed))
+        later = run.by_rows.forward(fed, rows, logits=len(fed))
         return torch.cat([first[None], later])
     return torch.stack([first, *(run.step(int(token)) for token in fed)])
 
 
-def decoded_logits(turns: Turns, run: Run, first: torch.Tensor, continuation: Ints) -> torch.Tensor:
+def decoded_logits(pipeline: Pipeline, run: Run, first: torch.Tensor, continuation: Ints) -> torch.Tensor:
     """Logits along a given continuation, decoded step by step with all that a turn's steps carry.
 
     Args:
-        turns: Whose steps they are.
+        pipeline: Whose steps they are.
         run: Holds the prompt's KV.
         first: Logits of the prompt's last token, shape `(vocabulary,)`.
         continuation: Tokens to force, shape `(tokens,)`.
@@ -61,4 +61,4 @@ def decoded_logits(turns: Turns, run: Run, first: torch.Tensor, continuation: In
     Returns:
         `(tokens, vocabulary)`: the distributions each token was drawn from.
     """
-    return torch.stack([first, *(turns.step(run, int(token)) for token in continuation[:-1])])
+    return torch.stack([first, *(run.compute(pipeline.next_step(run, int(token)))[-1] for token in continuation[:-1])])

@@ -6,13 +6,13 @@ one process and one memory, so that the points of a plot differ in nothing but t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean, median
 from typing import Any
 
-from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.ablations import NO_RECOMPUTE
+from semshare_agents.bench.cold import Cold, cold_answer
 from semshare_agents.bench.configurations import Configuration, configured
 from semshare_agents.bench.fidelity import agreement, kl_mean
 from semshare_agents.bench.floor import in_bfloat16, stock_logits, two_pass_logits
@@ -27,7 +27,6 @@ from semshare_agents.bench.pairs import (
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.request import NO_RECOMPUTE
 from semshare_agents.settings import Settings
 from semshare_agents.values import Ints
 
@@ -95,14 +94,12 @@ async def run_frontier(
         async with fresh_memory(model, settings, options.pairs.tier) as llm:
             if index == 0:
                 await warm_up(llm, pair)
-                other = in_bfloat16(llm.turns) if options.bfloat16 else None
+                other = in_bfloat16(llm.pipeline) if options.bfloat16 else None
             prompt, cold = await _prepared(llm, pair, options)
             baselines.append(await _baseline(llm, pair, prompt, cold, other))
             for configuration, share, is_ablation in options.points():
-                with configured(llm.turns, configuration, share):
-                    measured = await measure_reuse(
-                        llm.turns, pair["target"], cold, replace(options.pairs, ablations=configuration.ablations)
-                    )
+                point = configured(llm.pipeline, configuration, share)
+                measured = await measure_reuse(point, pair["target"], cold, options.pairs)
                 names = {"configuration": configuration.name, "share": share, "ablation": is_ablation}
                 rows.append({"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt), **names, **measured})
                 done(rows[-1])
@@ -111,25 +108,24 @@ async def run_frontier(
 
 async def _prepared(llm: SemShareLLM, pair: dict[str, Any], options: FrontierOptions) -> tuple[Ints, Cold]:
     """Store the reference, run the target cold, and run it once untimed so that no point pays for being the first."""
-    turns, how = llm.turns, options.pairs
+    pipeline, how = llm.pipeline, options.pairs
     await llm.generate(pair["reference"], max_new_tokens=1)
     await llm.flush()
-    prompt = await prompt_of(turns, pair["target"])
-    loop = asyncio.get_running_loop()
-    cold = await loop.run_in_executor(turns.compute, answer_cold, turns, prompt, how.max_new_tokens, how.repeat)
-    with configured(turns, options.points()[0][0], min(options.shares)):
-        await measure_reuse(turns, pair["target"], cold, replace(how, repeat=1))
+    prompt = await prompt_of(pipeline.model, pair["target"])
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, how.max_new_tokens, how.repeat)
+    first = configured(pipeline, options.points()[0][0], min(options.shares))
+    await measure_reuse(first, pair["target"], cold, replace(how, repeat=1))
     return prompt, cold
 
 
 async def _baseline(llm: SemShareLLM, pair: dict[str, Any], prompt: Ints, cold: Cold, other: Any) -> dict[str, Any]:
-    turns, loop = llm.turns, asyncio.get_running_loop()
-    again = await loop.run_in_executor(turns.compute, two_pass_logits, turns, prompt, cold)
+    pipeline = llm.pipeline
+    again = await pipeline.engine.call(lambda: two_pass_logits(pipeline, prompt, cold))
     row = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt), "ttft_cold_s": cold.seconds}
-    row |= await measure_reference_text(turns, pair, cold)
+    row |= await measure_reference_text(pipeline, pair, cold)
     row |= {"kl_floor": kl_mean(cold.logits, again), "agreement_floor": agreement(cold.logits, again)}
     if other is not None:
-        rough = await loop.run_in_executor(turns.compute, stock_logits, other, prompt, cold)
+        rough = await pipeline.engine.call(lambda: stock_logits(other, prompt, cold))
         row |= {"kl_bfloat16": kl_mean(cold.logits, rough), "agreement_bfloat16": agreement(cold.logits, rough)}
     return row
 

@@ -9,23 +9,25 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import numpy as np
 
-from semshare_agents.answering import Answer
-from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.ablations import damaged
+from semshare_agents.bench.cold import Cold, cold_answer
 from semshare_agents.bench.facts import count_facts, fact_columns
 from semshare_agents.bench.fidelity import agreement, decoded_logits, forced_logits, kl_mean, rouge_l
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.tokenise import clean_messages, tokenise
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
-from semshare_agents.turn import Turns
+from semshare_agents.turn import Pipeline
+from semshare_agents.turn.decode import Answer
 from semshare_agents.values import AUTO, Fidelity, Ints, Reuse, Sampling
 
 
@@ -133,34 +135,32 @@ async def fresh_memory(model: LoadedModel, settings: Settings, tier: str) -> Asy
 
 async def warm_up(llm: SemShareLLM, pair: dict[str, Any]) -> None:
     """The first forward of a process pays for allocations that no later one does."""
-    turns = llm.turns
-    prompt = await prompt_of(turns, pair["target"])
-    await asyncio.get_running_loop().run_in_executor(turns.compute, answer_cold, turns, prompt[:256], 4)
+    pipeline = llm.pipeline
+    prompt = await prompt_of(pipeline.model, pair["target"])
+    await cold_answer(pipeline.engine, pipeline.model, prompt[:256], 4)
 
 
-async def prompt_of(turns: Turns, messages: Any) -> Ints:
+async def prompt_of(model: LoadedModel, messages: Any) -> Ints:
     """Token ids of a message list."""
-    return await asyncio.to_thread(tokenise, turns.model.tokenizer, clean_messages(messages))
+    return await asyncio.to_thread(tokenise, model.tokenizer, clean_messages(messages))
 
 
 async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: PairsOptions) -> dict[str, Any]:
-    turns, loop = llm.turns, asyncio.get_running_loop()
+    pipeline = llm.pipeline
     await llm.generate(pair["reference"], max_new_tokens=1)
     await llm.flush()
-    prompt = await prompt_of(turns, pair["target"])
-    cold: Cold = await loop.run_in_executor(
-        turns.compute, answer_cold, turns, prompt, options.max_new_tokens, options.repeat
-    )
+    prompt = await prompt_of(pipeline.model, pair["target"])
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, options.max_new_tokens, options.repeat)
     row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt)}
-    row.update(await measure_reuse(turns, pair["target"], cold, options))
+    row.update(await measure_reuse(damaged(pipeline, options.ablations), pair["target"], cold, options))
     row.update(fact_columns(pair, row["cold_text"], row["reuse_text"]))
     if options.baseline:
-        row.update(await measure_reference_text(turns, pair, cold))
+        row.update(await measure_reference_text(pipeline, pair, cold))
     return row
 
 
 async def measure_reuse(
-    turns: Turns, messages: Any, cold: Cold, options: PairsOptions, session: str | None = None
+    pipeline: Pipeline, messages: Any, cold: Cold, options: PairsOptions, session: str | None = None
 ) -> dict[str, Any]:
     """Prefill with reuse, `repeat` times, and compare with the cold answer; the last run also generates."""
     request = Request(
@@ -170,25 +170,23 @@ async def measure_reuse(
         sampling=Sampling(max_new_tokens=options.max_new_tokens),
         session=session,
         fidelity=options.fidelity,
-        ablations=options.ablations,
     )
     seconds: list[float] = []
     for attempt in range(options.repeat):
         start = time.perf_counter()
-        prefilled = await turns.prefill(request)
+        prefilled = await pipeline.prefill(request)
         first = int(prefilled.logits.argmax())
         seconds.append(time.perf_counter() - start)
         if attempt < options.repeat - 1:
             prefilled.run.close()
     try:
-        forced = await turns.on_compute(
-            prefilled.run, decoded_logits, turns, prefilled.run, prefilled.logits, cold.tokens
-        )
+        decoded = partial(decoded_logits, pipeline, prefilled.run, prefilled.logits, cold.tokens)
+        forced = await pipeline.engine.call(decoded, prefilled.run)
         answer = Answer()
         if len(cold.tokens) > 1:
             prefilled.run.close()
-            prefilled = await turns.prefill(request)
-        async for _ in turns.generate(prefilled, answer):
+            prefilled = await pipeline.prefill(request)
+        async for _ in pipeline.generate(prefilled, answer):
             pass
     finally:
         prefilled.run.close()
@@ -213,18 +211,17 @@ async def measure_reuse(
     }
 
 
-async def measure_reference_text(turns: Turns, pair: dict[str, Any], cold: Cold) -> dict[str, float]:
+async def measure_reference_text(pipeline: Pipeline, pair: dict[str, Any], cold: Cold) -> dict[str, float]:
     """The baseline to beat: ask the last paragraph of the target of the reference's text, in full."""
     messages = [dict(m) for m in clean_messages(pair["reference"])]
     question = clean_messages(pair["target"])[-1]["content"].rpartition("\n\n")[2]
     text, cut, _ = messages[-1]["content"].rpartition("\n\n")
     messages[-1]["content"] = f"{text}{cut}{question}"
     request = Request(messages, "default", Reuse.OFF, Sampling(max_new_tokens=len(cold.tokens)))
-    prefilled = await turns.prefill(replace(request, store=False))
+    prefilled = await pipeline.prefill(replace(request, store=False))
     try:
-        forced = await turns.on_compute(
-            prefilled.run, forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens
-        )
+        along = partial(forced_logits, prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens)
+        forced = await pipeline.engine.call(along, prefilled.run)
     finally:
         prefilled.run.close()
     return {

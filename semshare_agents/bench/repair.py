@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,16 @@ from typing import Any
 
 import torch
 
-from semshare_agents.bench.cold import Cold, answer_cold
+from semshare_agents.bench.cold import Cold, cold_answer
 from semshare_agents.bench.pairs import fresh_memory, prompt_of
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.run import RowRun
+from semshare_agents.model.run import RowRun, Step
 from semshare_agents.observe.drift import kl_tokens
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
+from semshare_agents.turn import Pipeline
 from semshare_agents.values import Ints, Reuse, Sampling
 
 FIRST_BUCKET_TOKENS = 8
@@ -100,22 +100,22 @@ async def run_repair(
 
 
 async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: RepairOptions) -> dict[str, Any]:
-    turns, loop = llm.turns, asyncio.get_running_loop()
+    pipeline = llm.pipeline
     await llm.generate(pair["reference"], max_new_tokens=1)
     await llm.flush()
-    prompt = await prompt_of(turns, pair["target"])
-    cold = await loop.run_in_executor(turns.compute, answer_cold, turns, prompt, options.max_new_tokens)
+    prompt = await prompt_of(pipeline.model, pair["target"])
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, options.max_new_tokens)
     request = Request(pair["target"], "default", options.reuse, Sampling(max_new_tokens=options.max_new_tokens))
     by_rate: list[dict[str, Any]] = []
     for rate in options.rates:
-        prefilled = await turns.prefill(request)
+        prefilled = await pipeline.prefill(request)
         run, report = prefilled.run, prefilled.report
         try:
-            if not isinstance(run, RowRun):
+            if run.by_rows is None:
                 raise ConfigurationError(f"{pair['id']} cannot be repaired, leave it out: {report.reason}")
             first = prefilled.logits
-            step = partial(turns.step, run) if rate is None else partial(run.step, repair_rows=rate)
-            figures = await turns.on_compute(run, _decoded, run, first, cold, step)
+            step = partial(_step, pipeline, rate)
+            figures = await pipeline.engine.call(partial(_decoded, run.by_rows, first, cold, step), run)
             by_rate.append({"rate": "auto" if rate is None else rate, **figures})
         finally:
             run.close()
@@ -130,12 +130,17 @@ async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: RepairOption
     }
 
 
-def _decoded(run: RowRun, first: torch.Tensor, cold: Cold, step: Callable[[int], torch.Tensor]) -> dict[str, Any]:
-    """Decode along the cold answer; runs on the compute thread."""
+def _step(pipeline: Pipeline, rate: int | None, run: RowRun, token: int) -> Step:
+    """The step that appends a token and repairs at a rate; None for what the settings give."""
+    return pipeline.next_step(run, token) if rate is None else run.next(token, rate)
+
+
+def _decoded(run: RowRun, first: torch.Tensor, cold: Cold, step: Callable[[RowRun, int], Step]) -> dict[str, Any]:
+    """Decode along the cold answer; runs on the engine's thread."""
     fed: Ints = cold.tokens[:-1]
     logits, start = [first], time.perf_counter()
     for token in fed:
-        logits.append(step(int(token)))
+        logits.append(run.compute(step(run, int(token)))[-1])
         logits[-1].argmax().item()  # a device has finished the step only once its result is read
     took = time.perf_counter() - start
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from semshare_agents.bench.cold import answer_cold
+from semshare_agents.bench.ablations import damaged
+from semshare_agents.bench.cold import cold_answer
 from semshare_agents.bench.pairs import PairsOptions, fresh_memory, measure_reuse, prompt_of
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
@@ -87,12 +87,10 @@ async def run_window(
 
 
 async def _turn(llm: SemShareLLM, messages: list[dict[str, str]], options: PairsOptions) -> dict[str, Any]:
-    turns = llm.turns
-    prompt = await prompt_of(turns, messages)
-    cold = await asyncio.get_running_loop().run_in_executor(
-        turns.compute, answer_cold, turns, prompt, options.max_new_tokens, options.repeat
-    )
-    row = {"n_tokens": len(prompt), **await measure_reuse(turns, messages, cold, options)}
+    pipeline = damaged(llm.pipeline, options.ablations)
+    prompt = await prompt_of(pipeline.model, messages)
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, options.max_new_tokens, options.repeat)
+    row = {"n_tokens": len(prompt), **await measure_reuse(pipeline, messages, cold, options)}
     await llm.generate(messages, reuse=options.reuse, max_new_tokens=options.max_new_tokens)
     await llm.settle()
     return row

@@ -158,28 +158,28 @@ def _after(label: str, show: Callable[[str], None]) -> Callable[[str], None]:
 
 async def _warm_up(llm: SemShareLLM) -> None:
     """The first forward of a process pays for allocations that no later one does."""
-    from semshare_agents.bench.cold import answer_cold
+    from semshare_agents.bench.cold import cold_answer
     from semshare_agents.bench.pairs import prompt_of
 
-    prompt = await prompt_of(llm.turns, [_user(story.UNRELATED)])
-    await asyncio.get_running_loop().run_in_executor(llm.turns.compute, answer_cold, llm.turns, prompt, LEAST_TOKENS)
+    pipeline = llm.pipeline
+    prompt = await prompt_of(pipeline.model, [_user(story.UNRELATED)])
+    await cold_answer(pipeline.engine, pipeline.model, prompt, LEAST_TOKENS)
 
 
 async def _measure(
     llm: SemShareLLM, step: Step, chat: Chat, max_new_tokens: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """A turn cold, then with reuse, then for good: stored, for the next ones to find."""
-    from semshare_agents.bench.cold import answer_cold
+    from semshare_agents.bench.cold import cold_answer
     from semshare_agents.bench.pairs import PairsOptions, measure_reuse, prompt_of
 
-    turns, messages = llm.turns, step.prompt(chat, step.question)
-    prompt = await prompt_of(turns, messages)
+    pipeline, messages = llm.pipeline, step.prompt(chat, step.question)
+    prompt = await prompt_of(pipeline.model, messages)
     tell(f"cold prefill of {len(prompt):,} tokens")
-    loop = asyncio.get_running_loop()
-    cold = await loop.run_in_executor(turns.compute, answer_cold, turns, prompt, max_new_tokens)
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, max_new_tokens)
     tell("with reuse")
     options = PairsOptions(reuse=step.reuse, max_new_tokens=max_new_tokens)
-    row = await measure_reuse(turns, messages, cold, options, session=step.session)
+    row = await measure_reuse(pipeline, messages, cold, options, session=step.session)
     tell("storing")
     await llm.generate(messages, session=step.session, reuse=step.reuse, max_new_tokens=1)
     return {"step": step, "messages": messages, "n_tokens": len(prompt), **row}

@@ -21,9 +21,9 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.observe.clock import WAIT
 
 if TYPE_CHECKING:
+    from semshare_agents.operate.audit import Audit
     from semshare_agents.registry import Registry
     from semshare_agents.settings import Settings
-    from semshare_agents.store.audit import Audit
 
 MIB = 1024**2
 SHOWN_KEYS = 5
@@ -165,8 +165,8 @@ def _disk_use(folder: Path) -> tuple[int, int]:
 
 async def _verify(settings: Settings, fix: bool) -> tuple[Audit, int, bool]:
     """Audit, repair where asked for, count what is left after that; the last value: whether nobody else was there."""
+    from semshare_agents.operate.audit import audit, repair
     from semshare_agents.sealing import make_sealer
-    from semshare_agents.store.audit import audit, repair
     from semshare_agents.store.disk import DiskStore
 
     async with open_registry(settings) as registry, alone_with(registry, settings.home) as alone:

@@ -65,7 +65,7 @@ def _until(pin: Pin) -> str:
 async def _pin(
     settings: Settings, tenant: str | None, session: str | None, turn: int | None, seconds: float | None
 ) -> Pin:
-    from semshare_agents import pinning
+    from semshare_agents.memory import pins as pinning
     from semshare_agents.store.disk import DiskStore
 
     async with open_registry(settings) as registry:
@@ -76,7 +76,7 @@ async def _pin(
 
 
 async def _unpin(settings: Settings, tenant: str | None, session: str | None, turn: int | None) -> bool:
-    from semshare_agents import pinning
+    from semshare_agents.memory import pins as pinning
 
     pinning.one_of(session, turn)
     async with open_registry(settings) as registry:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semshare_agents import threads
+from semshare_agents.concurrency import threads
 from semshare_agents.match import names
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import Hit, equal_ahead
@@ -55,7 +55,7 @@ async def find(
     if not reuse.allows(Reuse.EXACT):
         return Found()
     prefixes = await _prefix_donors(registry, scope, prompt, block_tokens)
-    exact, exact_tokens = _longest_exact(prompt, prefixes)
+    exact, exact_tokens = await threads.work(_longest_exact, prompt, prefixes)
     if not reuse.allows(Reuse.MOVED) or len(prompt) - exact_tokens < least_tokens:
         return Found(exact, exact_tokens)
     hits = await _content_hits(registry, scope, prompt, exact_tokens, block_tokens)
@@ -65,17 +65,18 @@ async def find(
     fetched = await registry.donors(scope, [i for i in wanted if i not in known])
     donors = (*prefixes, *fetched)
     # A donor that agrees past the exact prefix goes on as moved text at its own place.
+    ahead = await threads.work(lambda: [equal_ahead(prompt, d.tokens) for d in donors])
     hits += [
         Hit(exact_tokens, d.turn_id, exact_tokens)
-        for d in donors
-        if equal_ahead(prompt, d.tokens) >= exact_tokens + least_tokens
+        for d, equal in zip(donors, ahead, strict=True)
+        if equal >= exact_tokens + least_tokens
     ]
     return Found(exact, exact_tokens, donors, tuple(hits))
 
 
 async def _prefix_donors(registry: Registry, scope: Scope, prompt: Ints, block_tokens: int) -> list[Donor]:
     """Turns that may begin as the prompt does: those that share its chain furthest, and those that branch off there."""
-    blocks = names.name_blocks(scope, prompt, block_tokens, exact_tokens=len(prompt))
+    blocks = await threads.work(names.name_blocks, scope, prompt, block_tokens, len(prompt))
     stored = await registry.find_chain(scope, [b.chain.hex() for b in blocks])
     depth = 0
     while depth < len(blocks) and blocks[depth].chain.hex() in stored:
@@ -101,11 +102,16 @@ def _longest_exact(prompt: Ints, donors: list[Donor]) -> tuple[Donor | None, int
 
 
 async def _content_hits(registry: Registry, scope: Scope, prompt: Ints, begin: int, block_tokens: int) -> list[Hit]:
-    hashes = names.rolling(scope, prompt[begin:], block_tokens)
-    windows: dict[int, list[int]] = {}
-    for at, value in enumerate(hashes.tolist(), start=begin):
-        windows.setdefault(value, []).append(at)
+    windows = await threads.work(_windows, scope, prompt, begin, block_tokens)
     return await registry.find_contents(scope, windows)
+
+
+def _windows(scope: Scope, prompt: Ints, begin: int, block_tokens: int) -> dict[int, list[int]]:
+    """Where each content name stands in a prompt from `begin` on."""
+    windows: dict[int, list[int]] = {}
+    for at, value in enumerate(names.rolling(scope, prompt[begin:], block_tokens).tolist(), start=begin):
+        windows.setdefault(value, []).append(at)
+    return windows
 
 
 async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatched: Ints) -> list[Donor]:
@@ -117,7 +123,7 @@ async def find_similar(registry: Registry, scope: Scope, signer: Signer, unmatch
         signer: The scope's signatures.
         unmatched: Token ids without a match, shape `(tokens,)`.
     """
-    values = np.unique(signer.bands(unmatched))
+    values = await threads.work(lambda: np.unique(signer.bands(unmatched)))
     ranked = await registry.find_similar(scope, values.tolist(), COMPARED_CANDIDATES)
     least = max([LEAST_SHARED_BANDS, *(shared * LEAST_OF_BEST for _, shared in ranked[:1])])
     texts = await registry.tokens(scope, [turn for turn, shared in ranked if shared >= least])

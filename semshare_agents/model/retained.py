@@ -10,9 +10,8 @@ import torch
 from transformers.cache_utils import Cache
 
 from semshare_agents.model.rows import ATTENTION, ForwardStopped, RowModel, RowPass
-from semshare_agents.model.run import RowRun, Run
+from semshare_agents.model.run import RowRun, Run, Step
 from semshare_agents.retain import Retention, TailWatch, kept_positions
-from semshare_agents.values import Ints
 
 CODES = 127
 
@@ -42,7 +41,7 @@ class RetainedRun(Run):
         room: int,
         int8: bool = False,
     ):
-        super().__init__()
+        super().__init__(rows.device)
         self._rows = rows
         self.length = tokens
         self._layers = [_Layer(buffer[i], where, room, int8) for i, where in enumerate(kept)]
@@ -52,23 +51,21 @@ class RetainedRun(Run):
         """Bytes of KV that the run holds, room for the answer included."""
         return sum(layer.nbytes for layer in self._layers)
 
-    def cold(self, prompt: Ints) -> torch.Tensor:
-        """A retained run only goes on from a prompt.
+    @torch.inference_mode()
+    def compute(self, step: Step) -> torch.Tensor:
+        """See `Run.compute`: the token that follows.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: it is another step: a retained run only goes on from a prompt.
         """
-        raise RuntimeError("a RetainedRun continues a prompt: prefill with a RowRun")
-
-    @torch.inference_mode()
-    def step(self, token: int) -> torch.Tensor:
-        """See `Run.step`."""
+        if len(step.rows) != 1 or step.rows[0] != self.length:
+            raise RuntimeError("a RetainedRun continues a prompt: prefill with a RowRun")
         rows = self._rows
-        row_pass = rows.row_pass(np.asarray([self.length]))
+        row_pass = rows.row_pass(step.rows)
         row_pass.stop = self.stop
         with rows.attention(ATTENTION):
             out = rows.model(
-                input_ids=torch.tensor([[token]], device=rows.device),
+                input_ids=torch.as_tensor(step.token_ids, device=rows.device)[None],
                 position_ids=row_pass.where[None],
                 **{rows.cache_name: _RetainedCache(self._layers, row_pass)},
                 attention_mask=torch.zeros(1, 1, 1, 1, device=rows.device, dtype=rows.dtype),
@@ -76,8 +73,8 @@ class RetainedRun(Run):
                 logits_to_keep=1,
                 row_pass=row_pass,
             )
-        self.length += 1
-        logits: torch.Tensor = out.logits[0, -1]
+        self.length = step.length
+        logits: torch.Tensor = out.logits[0]
         return logits
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
-"""Runs: what holds a turn's KV while it is computed and continued."""
+"""Runs and steps: what holds a turn's KV, and the rows of it that one pass computes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from threading import Event
 
 import numpy as np
@@ -12,20 +13,78 @@ from semshare_agents.model.rows import BufferPool, Narrow, RowModel, Watch
 from semshare_agents.values import Ints
 
 
-class Run(ABC):
-    """One turn's computation; every method belongs on the compute thread."""
+@dataclass(frozen=True)
+class Step:
+    """Rows of one run that are computed in one pass: a prompt, a part of one, a token, rows to repair.
 
-    def __init__(self) -> None:
+    Attributes:
+        run: Whose rows.
+        token_ids: Token of each row, shape `(rows,)`.
+        rows: Position of each row, ascending, shape `(rows,)`.
+        logits: Of how many of the last rows logits are wanted.
+        length: The run's length once they are computed.
+        exact: Its exact frontier then.
+        late: How many of its late rows are among them.
+        narrow: Drops rows between layers.
+        check_layer: Layer whose deviation `narrow` gets; -1 for none.
+        observer: Sees every layer's queries and keys; see `semshare_agents.model.rows.Watch`.
+    """
+
+    run: Run
+    token_ids: Ints
+    rows: Ints
+    length: int
+    exact: int
+    logits: int = 1
+    late: int = 0
+    narrow: Narrow | None = None
+    check_layer: int = -1
+    observer: Watch | None = None
+
+
+class Run(ABC):
+    """One turn's computation: makes steps, and computes them on the engine's thread."""
+
+    length: int = 0
+    """Tokens whose KV it has."""
+    exact: int = 0
+    """Length of the prefix whose KV equals a cold run's and may be stored: the exact frontier."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        """Where it is computed."""
         self.stop = Event()
         """Set it from any thread to end a running forward early with `ForwardStopped`."""
 
-    @abstractmethod
-    def cold(self, prompt: Ints) -> torch.Tensor:
-        """Prefill a whole prompt; returns the last token's logits `(vocabulary,)`."""
+    @property
+    def by_rows(self) -> RowRun | None:
+        """Itself, where any rows can be computed again and the KV can be stored; else None."""
+        return None
+
+    def whole(self, prompt: Ints) -> Step:
+        """The step that computes all of a prompt, shape `(tokens,)`."""
+        return Step(self, prompt, np.arange(len(prompt)), len(prompt), len(prompt))
+
+    def next(self, token: int, repair_rows: int = 0) -> Step:
+        """The step that appends a token.
+
+        Args:
+            token: The token.
+            repair_rows: Most rows behind the exact frontier that it computes besides.
+        """
+        return Step(self, np.asarray([token]), np.asarray([self.length]), self.length + 1, self.exact)
 
     @abstractmethod
-    def step(self, token: int) -> torch.Tensor:
-        """Append a token; returns its logits `(vocabulary,)`."""
+    def compute(self, step: Step) -> torch.Tensor:
+        """Compute a step of this run; returns the last rows' logits, `(logits, vocabulary)`."""
+
+    def cold(self, prompt: Ints) -> torch.Tensor:
+        """Prefill a whole prompt on this thread; returns the last token's logits `(vocabulary,)`."""
+        return self.compute(self.whole(prompt))[-1]
+
+    def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
+        """Append a token on this thread; returns its logits `(vocabulary,)`."""
+        return self.compute(self.next(token, repair_rows))[-1]
 
     @abstractmethod
     def close(self) -> None:
@@ -46,14 +105,11 @@ class RowRun(Run):
     """
 
     def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
-        super().__init__()
+        super().__init__(rows.device)
         self._rows = rows
         self._pool = pool
         self._buffer: torch.Tensor | None = pool.acquire(tokens)
         self._tokens = np.zeros(tokens, np.int64)
-        self.length = 0
-        self.exact = 0
-        """Length of the prefix whose KV equals a cold run's: the exact frontier."""
         self.semantic = False
         """Whether some of the KV is that of text which says much the same."""
         self.hurried = False
@@ -62,56 +118,46 @@ class RowRun(Run):
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
     @property
+    def by_rows(self) -> RowRun:
+        """See `Run.by_rows`."""
+        return self
+
+    @property
     def buffer(self) -> torch.Tensor:
         """`(layers, 2, kv_heads, capacity, head_dim)`."""
         assert self._buffer is not None, "the run is closed"
         return self._buffer
 
-    def cold(self, prompt: Ints) -> torch.Tensor:
-        """See `Run.cold`."""
-        return self.prefill(prompt, np.arange(len(prompt)), len(prompt))
-
-    def prefill(
+    def part(
         self,
         prompt: Ints,
         rows: Ints,
         exact: int,
         narrow: Narrow | None = None,
-        watch: int = -1,
-        attention_watch: Watch | None = None,
-    ) -> torch.Tensor:
-        """Compute some rows of a prompt whose other rows lie in the buffer; see `RowModel.forward`.
+        check_layer: int = -1,
+        observer: Watch | None = None,
+    ) -> Step:
+        """The step that computes some rows of a prompt whose other rows lie in the buffer.
 
         Args:
             prompt: Token ids, shape `(tokens,)`.
             rows: Positions to compute, ascending, shape `(rows,)`.
             exact: The exact frontier once they are computed.
             narrow: Drops rows between layers.
-            watch: Layer whose deviation `narrow` gets.
-            attention_watch: Sees every layer's queries and keys; see `semshare_agents.model.rows.Watch`.
-
-        Returns:
-            The last token's logits `(vocabulary,)`.
+            check_layer: Layer whose deviation `narrow` gets.
+            observer: Sees every layer's queries and keys.
         """
-        out = self._rows.forward(
-            prompt[rows],
-            rows,
-            self.buffer,
-            narrow=narrow,
-            watch=watch,
-            stop=self.stop,
-            attention_watch=attention_watch,
+        self._tokens[: len(prompt)] = prompt
+        return Step(
+            self, prompt[rows], rows, len(prompt), exact, narrow=narrow, check_layer=check_layer, observer=observer
         )
-        self.continue_from(prompt, exact)
-        return out[-1]
 
-    def continue_from(self, tokens: Ints, exact: int) -> None:
-        """Take the buffer's first rows as the KV of `tokens`, shape `(tokens,)`, exact for the first `exact`."""
-        self._tokens[: len(tokens)] = tokens
-        self.length, self.exact = len(tokens), exact
+    def whole(self, prompt: Ints) -> Step:
+        """See `Run.whole`."""
+        return self.part(prompt, np.arange(len(prompt)), len(prompt))
 
-    def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
-        """Append a token and, in the same pass, compute late rows or the next ones behind the exact frontier again.
+    def next(self, token: int, repair_rows: int = 0) -> Step:
+        """The step that appends a token and, in the same pass, computes rows again: late ones, or some to repair.
 
         In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Late
         rows go first.
@@ -119,27 +165,44 @@ class RowRun(Run):
         Args:
             token: The token.
             repair_rows: Most rows behind the frontier computed besides the token's own; a hurried run takes more.
-
-        Returns:
-            The token's logits `(vocabulary,)`.
         """
         self._tokens[self.length] = token
-        late, self.late = self.late[:LATE_STEP_ROWS], self.late[LATE_STEP_ROWS:]
-        repair_rows = LATE_STEP_ROWS if self.hurried else repair_rows
-        reached = min(self.exact + (0 if len(late) else repair_rows), self.length)
+        late = self.late[:LATE_STEP_ROWS]
+        most = 0 if len(late) else LATE_STEP_ROWS if self.hurried else repair_rows
+        reached = min(self.exact + most, self.length)
         rows = np.concatenate((late, np.arange(self.exact, reached), [self.length]))
-        out = self.forward(self._tokens[rows], rows)
-        self.exact = reached if reached < self.length else self.length + 1
-        self.length += 1
-        return out[-1]
+        exact = reached if reached < self.length else self.length + 1
+        return Step(self, self._tokens[rows], rows, self.length + 1, exact, late=len(late))
 
-    def repair(self, rows: int) -> None:
-        """Compute up to `rows` rows behind the exact frontier again."""
-        reached = min(self.exact + rows, self.length)
-        where = np.arange(self.exact, reached)
-        if len(where):
-            self.forward(self._tokens[where], where)
-        self.exact = reached
+    def again(self, most_rows: int) -> Step:
+        """The step that computes the next rows behind the exact frontier again, at least one."""
+        reached = min(self.exact + most_rows, self.length)
+        rows = np.arange(self.exact, reached)
+        return Step(self, self._tokens[rows], rows, self.length, reached)
+
+    def compute(self, step: Step) -> torch.Tensor:
+        """See `Run.compute`."""
+        out = self._rows.forward(
+            step.token_ids,
+            step.rows,
+            self.buffer,
+            logits=step.logits,
+            narrow=step.narrow,
+            watch=step.check_layer,
+            stop=self.stop,
+            attention_watch=step.observer,
+        )
+        self.length, self.exact, self.late = step.length, step.exact, self.late[step.late :]
+        return out
+
+    def prefill(self, prompt: Ints, rows: Ints, exact: int) -> torch.Tensor:
+        """Compute some rows of a prompt on this thread, as in `part`; returns the last token's logits."""
+        return self.compute(self.part(prompt, rows, exact))[-1]
+
+    def continue_from(self, tokens: Ints, exact: int) -> None:
+        """Take the buffer's first rows as the KV of `tokens`, shape `(tokens,)`, exact for the first `exact`."""
+        self._tokens[: len(tokens)] = tokens
+        self.length, self.exact = len(tokens), exact
 
     @property
     def tokens(self) -> Ints:
@@ -156,9 +219,13 @@ class RowRun(Run):
         """Bytes of one token's KV over all layers."""
         return self._rows.token_bytes
 
+    def beyond(self, token_ids: Ints, rows: Ints, logits: int = 1) -> Step:
+        """The step that computes rows without changing the run's length, as for a given continuation."""
+        return Step(self, token_ids, rows, self.length, self.exact, logits=logits)
+
     def forward(self, token_ids: Ints, rows: Ints, logits: int = 1) -> torch.Tensor:
-        """Compute rows without changing the run's length; returns `(logits, vocabulary)`."""
-        return self._rows.forward(token_ids, rows, self.buffer, logits=logits, stop=self.stop)
+        """Compute `beyond` on this thread; returns `(logits, vocabulary)`."""
+        return self.compute(self.beyond(token_ids, rows, logits))
 
     def close(self) -> None:
         """See `Run.close`."""

@@ -11,8 +11,7 @@ import torch
 from semshare_agents.errors import UnsupportedModelError
 from semshare_agents.model.caching import takes
 from semshare_agents.model.rows import ForwardStopped, RowModel
-from semshare_agents.model.run import Run
-from semshare_agents.values import Ints
+from semshare_agents.model.run import Run, Step
 
 LOOP_ARGUMENTS = ("logits_processor", "stopping_criteria", "generation_config", "synced_gpus", "streamer")
 """What `generate` hands to a decoding loop beside the model's own arguments."""
@@ -39,7 +38,7 @@ class StockRun(Run):
     """
 
     def __init__(self, model: Any, rows: RowModel | None = None):
-        super().__init__()
+        super().__init__(model.device)
         self._model = model
         self._stock = nullcontext if rows is None else rows.stock
         self._ids = torch.zeros(1, 0, dtype=torch.long)
@@ -48,19 +47,18 @@ class StockRun(Run):
         """Whether the model gave back a cache."""
 
     @torch.inference_mode()
-    def cold(self, prompt: Ints) -> torch.Tensor:
-        """See `Run.cold`."""
-        ids = torch.as_tensor(prompt, device=self._model.device)[None]
+    def compute(self, step: Step) -> torch.Tensor:
+        """See `Run.compute`: a whole prompt, or the token that follows."""
+        ids = torch.as_tensor(step.token_ids, device=self._model.device)[None]
         with self._stock():
-            self._ids, self._state = _prepared(self._model, ids)
-            return self._forward(is_first_iteration=True)
-
-    @torch.inference_mode()
-    def step(self, token: int) -> torch.Tensor:
-        """See `Run.step`."""
-        self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], dim=1)
-        with self._stock():
-            return self._forward(next_sequence_length=1 if self._state["use_cache"] else None)
+            if step.rows[0] == 0:
+                self._ids, self._state = _prepared(self._model, ids)
+                logits = self._forward(is_first_iteration=True)
+            else:
+                self._ids = torch.cat([self._ids, ids.to(self._ids)], dim=1)
+                logits = self._forward(next_sequence_length=1 if self._state["use_cache"] else None)
+        self.length = step.length
+        return logits[None]
 
     def _forward(self, **which: Any) -> torch.Tensor:
         if self.stop.is_set():

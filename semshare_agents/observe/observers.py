@@ -13,7 +13,7 @@ from semshare_agents.values import Generation
 
 if TYPE_CHECKING:
     from semshare_agents.registry import DriftSample
-    from semshare_agents.request import Request
+    from semshare_agents.request.request import Request
 
 log = logging.getLogger("semshare_agents.turns")
 

@@ -6,24 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from semshare_agents.observe.reuse_map import spans_of
 from semshare_agents.reuse.colds import LikeCold
+from semshare_agents.reuse.kinds import effective_kinds, exact_frontier
 from semshare_agents.values import Alignment, Kind, Plan, Report, Reuse, Saved
 
 MEMORY_STAGES = ("find", "align", "guard", "plan", "load")
 """Stages that a turn without a memory does not have."""
-
-
-def effective_kinds(alignment: Alignment, plan: Plan) -> NDArray[np.uint8]:
-    """`Kind` of each prompt token as it was used: rows computed in the first layers count as computed."""
-    kinds = alignment.kind.copy()
-    if plan.layer_shares:
-        kinds[plan.required] = Kind.COMPUTED
-    else:
-        kinds[plan.rows] = Kind.COMPUTED
-    return kinds
 
 
 def computed_again(asked: Reuse, alignment: Alignment, plan: Plan, misses: int) -> str:
@@ -35,15 +25,6 @@ def computed_again(asked: Reuse, alignment: Alignment, plan: Plan, misses: int) 
         return ""
     missed = f"{misses} stored blocks could not be served; " if misses else ""
     return f"{missed}every token with a {asked} match is computed again"
-
-
-def exact_frontier(alignment: Alignment, plan: Plan) -> int:
-    """Length of the prompt's prefix whose KV equals a cold run's."""
-    if plan.cold:
-        return len(alignment)
-    kinds = effective_kinds(alignment, plan)
-    approximate = np.flatnonzero((kinds == Kind.MOVED) | (kinds == Kind.SEMANTIC))
-    return int(approximate[0]) if len(approximate) else len(alignment)
 
 
 def make_report(

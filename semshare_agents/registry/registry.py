@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Row, and_, func, insert, literal, sel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from semshare_agents import threads
+from semshare_agents.concurrency import threads
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.keys import KEY_BYTES
 from semshare_agents.registry import schema

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from semshare_agents.model.run import LATE_STEP_ROWS
-from semshare_agents.observe.report import exact_frontier
+from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.values import AUTO, Alignment, Fidelity, Kind, Plan
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -43,6 +44,8 @@ class Owner:
 
 
 NO_OWNER = Owner()
+Waiting = tuple[BlockInfo, int, Owner]
+"""A block that waits for its file, where its first token lies in its turn, and whose it is."""
 
 
 def _unpacked(packed: Packed) -> torch.Tensor:
@@ -62,14 +65,22 @@ class Loaded:
     Attributes:
         kv: Blocks by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
         missing: Keys that no tier could serve, with the reason.
-        slow: Keys that came from a tier below the first.
         unreadable: Those of `missing` that are there but could not be read now.
     """
 
     kv: Mapping[str, torch.Tensor]
     missing: Mapping[str, str]
-    slow: tuple[str, ...] = ()
     unreadable: frozenset[str] = frozenset()
+
+
+class Costs(Protocol):
+    """What blocks are worth."""
+
+    def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
+        """What computing a block would take longer than loading it."""
+
+    def saw_disk(self, size_bytes: int, seconds: float) -> None:
+        """So much KV was read from the durable tier in one load."""
 
 
 class Tiers:
@@ -85,8 +96,7 @@ class Tiers:
 
     Attributes:
         pins: What is pinned.
-        seconds: What computing a block would take longer than loading it: `(depth, tokens, size_bytes)`.
-        saw_disk: Told of what was read from the durable tier: bytes of KV and seconds, for all of one load.
+        costs: What blocks are worth, and who learns how fast they are read; None where nobody knows.
     """
 
     def __init__(self, tiers: Sequence[Tier], leases: Leases):
@@ -96,8 +106,7 @@ class Tiers:
         for tier in self.tiers[:-1]:
             tier.pinned = self._has_to_stay
         self.slowest.pinned = self.pins.hold
-        self.seconds: Callable[[int, int, int], float] = lambda depth, tokens, size_bytes: 0.0
-        self.saw_disk: Callable[[int, float], None] = lambda size_bytes, seconds: None
+        self.costs: Costs | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
         self._rising: set[Future[None]] = set()
         self._departures: deque[Departure] = deque()
@@ -141,19 +150,18 @@ class Tiers:
             else:
                 found[info.key] = read.kv
                 rising.append((read.tier, info, read.packed))
-        slow = tuple(found)
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
         # What comes first in a turn counts as used last: nothing after it is of use without it.
         self.touch([i.key for i in reversed(infos) if i.key in found], owner)
         self._rise(rising, owner)
-        return Loaded(found, missing, slow, frozenset(unreadable))
+        return Loaded(found, missing, frozenset(unreadable))
 
     def _tell(self, reads: Sequence[_Read]) -> None:
         """Say how fast the durable tier was; the wait for readers that were busy with other loads does not count."""
         durable = [read for read in reads if read.kv is not None and read.tier is not None and read.tier.store.durable]
-        if durable:
+        if durable and self.costs is not None:
             size = sum(read.kv.nbytes for read in durable if read.kv is not None)
-            self.saw_disk(size, max(read.ended for read in durable) - min(read.began for read in durable))
+            self.costs.saw_disk(size, max(read.ended for read in durable) - min(read.began for read in durable))
 
     @staticmethod
     def _quick(tier: Tier, info: BlockInfo) -> Packed | None:
@@ -250,6 +258,36 @@ class Tiers:
             StoreError: it cannot be written.
         """
         return self.durable is not None and self._keep(self.durable, info, kv, depth, owner)
+
+    def write(self, waiting: Mapping[str, Waiting]) -> tuple[list[str], dict[str, Waiting]]:
+        """Put blocks that RAM has into the durable tier; where one cannot be written, the rest waits for another time.
+
+        What waits for a disk that fails may be let go: RAM then works as if there were no disk.
+
+        Args:
+            waiting: The blocks by key, with where their first token lies in their turn, and whose they are.
+
+        Returns:
+            Keys of those that are written, and those that wait.
+        """
+        written: list[str] = []
+        delayed: dict[str, Waiting] = {}
+        for key, (info, depth, owner) in waiting.items():
+            kv = self.in_memory(info)
+            if kv is not None and not delayed:
+                try:
+                    written += [key] if self.keep_durable(info, kv, depth, owner) else []
+                    kv = None
+                except StoreError as e:
+                    log.warning("blocks stay in memory until they can be written: %s", e)
+            if kv is not None:
+                delayed[key] = waiting[key]
+            self.written([key])
+        return written, delayed
+
+    def seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
+        """What computing a block would take longer than loading it; 0.0 where nobody knows."""
+        return 0.0 if self.costs is None else self.costs.block_seconds(depth, tokens, size_bytes)
 
     def _keep(self, tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner) -> bool:
         packed = tier.store.packed(kv)

@@ -13,8 +13,9 @@ from semshare_agents.bench.cold import answer_cold
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.options import request_of
+from semshare_agents.request.options import request_of
 from tests.oracle.test_support import stock_answer
+from tests.pipelines import broken
 from tests.tiny import assistant, system, user
 
 NOTES = """The lighthouse on Skerrin Point was built in 1874 by the engineer Honora Whitlock. It stands thirty-one \
@@ -60,8 +61,8 @@ async def llm(
 async def against_cold(llm: SemShareLLM, messages: list[dict[str, str]], **options: Any) -> tuple[Any, float, float]:
     """The report of a reusing run, its KL to the stock cold run along the cold answer, and their agreement."""
     request = request_of(llm.settings, messages, options)
-    prefilled = await llm.turns.prefill(request)
-    cold = answer_cold(llm.turns, prefilled.prompt, TOKENS)
+    prefilled = await llm.pipeline.prefill(request)
+    cold = answer_cold(llm.pipeline.model, prefilled.prompt, TOKENS)
     logits = forced_logits(prefilled.run, prefilled.logits, len(prefilled.prompt), cold.tokens)
     prefilled.run.close()
     return prefilled.report, kl_mean(cold.logits, logits), agreement(cold.logits, logits)
@@ -71,12 +72,12 @@ async def test_greedy_answers_equal_stock_generation(llm: SemShareLLM) -> None:
     first = [system("You answer in one sentence."), user(f"{NOTES}\n\nWho was the first keeper?")]
     cold = await llm.generate(first)
     assert cold.report.reuse_class == "cold"
-    assert list(cold.tokens) == stock_answer(llm.turns.model, first, TOKENS)
+    assert list(cold.tokens) == stock_answer(llm.pipeline.model, first, TOKENS)
     follow = [*first, assistant(cold.text), user("And the last one?")]
     warm = await llm.generate(follow)
     assert warm.report.reuse_class == "exact"
     assert warm.report.tokens["exact"] > 0.9 * cold.usage.prompt_tokens
-    assert list(warm.tokens) == stock_answer(llm.turns.model, follow, TOKENS)
+    assert list(warm.tokens) == stock_answer(llm.pipeline.model, follow, TOKENS)
 
 
 async def test_the_next_turn_is_as_good_as_cold(llm: SemShareLLM) -> None:
@@ -95,10 +96,11 @@ async def test_moved_text_drifts_little_and_only_because_it_is_rotated(llm: SemS
     changed = [system("You are a helpful assistant."), body]
     report, kl, same = await against_cold(llm, changed)
     assert report.reuse_class == "moved"
-    assert report.tokens["moved"] > 0.7 * len(llm.turns.model.tokenizer.encode(NOTES + MORE))
+    assert report.tokens["moved"] > 0.7 * len(llm.pipeline.model.tokenizer.encode(NOTES + MORE))
     assert kl < 0.05
     assert same > 0.9
-    _, unrotated, _ = await against_cold(llm, changed, ablations=frozenset({"no-rotation"}))
+    with broken(llm, {"no-rotation"}):
+        _, unrotated, _ = await against_cold(llm, changed)
     assert unrotated > max(10 * kl, 0.3)
 
 

@@ -17,12 +17,13 @@ from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
-from semshare_agents.options import request_of
+from semshare_agents.request.options import request_of
 from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
 from semshare_agents.values import Ints, Kind
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.pipelines import replan
 from tests.tiny import system, user
 
 STORY = [tiny.words(30, seed) for seed in range(8)]
@@ -55,9 +56,9 @@ async def test_by_default_short_prompts_are_exact_within_a_few_tokens(open_llm: 
     await llm.generate([system("be brief"), BODY])
     changed = [system("answer at length, with care"), BODY]
     cold = await llm.generate(changed, store=False, reuse="off", max_new_tokens=12)
-    llm.turns.calibration = Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0)
+    replan(llm, calibration=Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0))
     request = request_of(llm.settings, changed, {"max_new_tokens": 32})
-    prefilled = await llm.turns.prefill(request)
+    prefilled = await llm.pipeline.prefill(request)
     run = prefilled.run
     try:
         assert prefilled.report.reuse_class == "moved"
@@ -67,7 +68,7 @@ async def test_by_default_short_prompts_are_exact_within_a_few_tokens(open_llm: 
         steps = -(-(run.length - before) // LATE_STEP_ROWS)
         logits = prefilled.logits
         for token in cold.tokens[: steps + 1]:
-            logits = llm.turns.step(run, int(token))
+            logits = run.compute(llm.pipeline.next_step(run, int(token)))[-1]
         assert (run.exact == run.length) == (fidelity == "auto")
         if fidelity == "auto":
             stock = await stock_logits(llm, prefilled.prompt, cold.tokens[: steps + 1])
@@ -79,19 +80,19 @@ async def test_by_default_short_prompts_are_exact_within_a_few_tokens(open_llm: 
 async def stock_logits(llm: SemShareLLM, prompt: Ints, tokens: Sequence[int]) -> torch.Tensor:
     """The last row of the stock model over prompt and tokens, shape `(vocabulary,)`."""
     ids = torch.as_tensor([*prompt.tolist(), *tokens])[None]
-    rows = llm.turns.model.support.rows
+    rows = llm.pipeline.model.support.rows
     assert rows is not None
     with rows.stock(), torch.inference_mode():
-        out: torch.Tensor = llm.turns.model.model(input_ids=ids).logits[0, -1]
+        out: torch.Tensor = llm.pipeline.model.model(input_ids=ids).logits[0, -1]
     return out
 
 
 @pytest.mark.parametrize("settings", [{"retention": "constant"}, {"repair_rows": 0}])
 async def test_who_says_how_much_is_repaired_is_not_hurried(open_llm: OpenLLM, settings: dict[str, Any]) -> None:
     llm = await open_llm(**{"repair_rows": None, "fidelity": "auto", **settings})
-    llm.turns.calibration = Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0)
+    replan(llm, calibration=Calibration("", (0.12, 0.0, 0.0, 1.0, 1.0, 0.0), 1.0, 0))
     await llm.generate([system("be brief"), BODY])
-    prefilled = await llm.turns.prefill(request_of(llm.settings, [system("answer with care"), BODY], {}))
+    prefilled = await llm.pipeline.prefill(request_of(llm.settings, [system("answer with care"), BODY], {}))
     prefilled.run.close()
     assert not prefilled.plan.hurried
     assert prefilled.plan.drift_kl <= 0.05
@@ -156,7 +157,7 @@ async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> Non
     llm = await open_llm(look_share=0.3, repair_rows=0, fidelity="fast")
     await llm.generate([system("be brief"), BODY])
     request = request_of(llm.settings, [system("be brief"), user(" ".join([*STORY[2:4], *STORY[:2]]))], {})
-    prefilled = await llm.turns.prefill(request)
+    prefilled = await llm.pipeline.prefill(request)
     try:
         run = prefilled.run
         assert isinstance(run, RowRun)
@@ -168,7 +169,7 @@ async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> Non
         assert late[-1] == len(prefilled.prompt) - 1
         before = run.buffer.clone()
         for token in range(5, 5 - (-len(late) // LATE_STEP_ROWS)):
-            llm.turns.step(run, token)
+            run.compute(llm.pipeline.next_step(run, token))
         changed = (run.buffer != before).any(-1).any(2).any(1).any(0).numpy()[: len(prefilled.prompt)]
         assert set(np.flatnonzero(changed)) <= set(late.tolist())
         assert changed.sum() > len(late) // 2

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from semshare_agents.errors import ConfigurationError, DamagedSealError, SealedError
+from semshare_agents.operate.audit import audit
 from semshare_agents.sealing import OVERHEAD_BYTES, Sealer, make_sealer
 from semshare_agents.settings import load_settings
-from semshare_agents.store.audit import audit
 from semshare_agents.store.disk import DiskStore
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -65,7 +65,7 @@ async def test_no_file_has_text_tokens_or_kv(open_llm: OpenLLM, tmp_path: Path) 
     said = await llm.session("talk").send(TEXT)
     assert len(said.text) == 16
     await llm.flush()
-    kv = [llm.turns.tiers.fast.store.get(info) for info, _ in await llm.turns.registry.blocks()]
+    kv = [llm.pipeline.memory.tiers.fast.store.get(info) for info, _ in await llm.pipeline.memory.registry.blocks()]
     assert list(traces(home, TEXT, said.text)) == []
     content = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
     rows = [row.contiguous().numpy().tobytes() for block in kv for row in block[0, 0, 0]]
@@ -77,9 +77,9 @@ async def test_no_file_has_text_tokens_or_kv(open_llm: OpenLLM, tmp_path: Path) 
     again = await open_llm(encryption_keys=KEY)
     assert (await again.session("talk").messages())[1]["content"] == said.text
     assert (await again.generate([user(TEXT)], store=False)).report.reuse_class == "exact"
-    assert (await audit(again.turns.registry, DiskStore(home / "kv", None, Sealer([bytes.fromhex(KEY)])))).problems(
-        alone=False
-    ) == 0
+    assert (
+        await audit(again.pipeline.memory.registry, DiskStore(home / "kv", None, Sealer([bytes.fromhex(KEY)])))
+    ).problems(alone=False) == 0
 
 
 @pytest.mark.parametrize("wrong", [OTHER, None])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError, NotStoredError, RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.store.audit import audit
+from semshare_agents.operate.audit import audit
 from semshare_agents.store.disk import DiskStore
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -86,7 +86,7 @@ async def test_nothing_of_it_is_left_and_the_rest_stays(open_llm: OpenLLM, tmp_p
     assert list(traces(home, SECRET, NEXT)) == []
     left = b"".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
     assert [name for name in names if name in left] == []
-    assert not any(llm.turns.tiers.anywhere(key) for key in found.keys)
+    assert not any(llm.pipeline.memory.tiers.anywhere(key) for key in found.keys)
     assert b"acme" not in left if what == "tenant" else b"talk" not in left
     assert await llm.session("talk", tenant="acme").messages() == []
     stays = await llm.generate([HEAD, user(OTHER)], tenant="acme", store=False)
@@ -96,7 +96,7 @@ async def test_nothing_of_it_is_left_and_the_rest_stays(open_llm: OpenLLM, tmp_p
     again = await llm.generate([HEAD, user(SECRET)], tenant="acme", reuse="moved")
     assert again.report.tokens["computed"] > len(SECRET) * 0.9
     await llm.flush()
-    assert (await audit(llm.turns.registry, DiskStore(home / "kv"))).problems(alone=True) == 0
+    assert (await audit(llm.pipeline.memory.registry, DiskStore(home / "kv"))).problems(alone=True) == 0
 
 
 async def test_kv_taken_from_it_goes_and_the_turn_that_took_it_stays(open_llm: OpenLLM) -> None:
@@ -107,7 +107,7 @@ async def test_kv_taken_from_it_goes_and_the_turn_that_took_it_stays(open_llm: O
     assert taken.report.reuse_class == "semantic"
     assert first.report.turn_id is not None
     await llm.forget(turn=first.report.turn_id)
-    row = await llm.turns.registry.turn(taken.report.turn_id or 0)
+    row = await llm.pipeline.memory.registry.turn(taken.report.turn_id or 0)
     assert row is not None
     assert '"donors":{}' in row[0].report
     after = await llm.generate([user(reworded)], reuse="semantic", store=False)
@@ -136,13 +136,13 @@ async def test_a_turn_under_way_is_answered_and_not_remembered(open_llm: OpenLLM
 async def test_idle_work_does_not_bring_it_back(open_llm: OpenLLM, tmp_path: Path) -> None:
     llm = await open_llm(repair_idle=True, guard_share=1.0)
     await llm.generate([user(SECRET)])
-    with llm.turns.idle.busy():
+    with llm.pipeline.engine.idle.busy():
         moved = await llm.generate([HEAD, user(SECRET)], reuse="moved")
         assert moved.report.reuse_class == "moved"
         await llm.forget(tenant="default")
     await llm.settle()
-    assert (await llm.turns.registry.statistics())["blocks"] == 0
-    assert await llm.turns.registry.guard_statistics() == {"samples": {}, "limits": []}
+    assert (await llm.pipeline.memory.registry.statistics())["blocks"] == 0
+    assert await llm.pipeline.memory.registry.guard_statistics() == {"samples": {}, "limits": []}
     assert list((tmp_path / "home" / "kv").glob("*/*.safetensors")) == []
     assert list(traces(tmp_path / "home", SECRET)) == []
 
@@ -152,12 +152,12 @@ async def test_another_process_drops_it_too(open_llm: OpenLLM) -> None:
     talk = two.session("talk")
     await talk.send(SECRET)
     await two.flush()
-    keys = [info.key for info, _ in await two.turns.registry.blocks()]
-    assert all(two.turns.tiers.anywhere(key) for key in keys)
+    keys = [info.key for info, _ in await two.pipeline.memory.registry.blocks()]
+    assert all(two.pipeline.memory.tiers.anywhere(key) for key in keys)
     assert set((await one.forget(session="talk")).keys) == set(keys)
     assert await talk.messages() == []
     assert (await two.generate([user(SECRET)], store=False)).report.reuse_class == "cold"
-    assert not any(two.turns.tiers.anywhere(key) for key in keys)
+    assert not any(two.pipeline.memory.tiers.anywhere(key) for key in keys)
 
 
 @pytest.mark.parametrize("how", ["reopen", "verify"])
@@ -167,7 +167,7 @@ async def test_what_was_interrupted_is_completed(
     home = tmp_path / "home"
     llm = await open_llm()
     await filled(llm)
-    registry = llm.turns.registry
+    registry = llm.pipeline.memory.registry
     await registry.forget("acme")  # and nothing after it: as if the process had ended here
     await llm.aclose()
     assert list(traces(home, SECRET)) != []
@@ -195,9 +195,9 @@ async def test_a_reader_of_an_old_state_is_told_of(
     reader.execute("SELECT * FROM turns").fetchone()
     with pytest.raises(RegistryUnavailableError, match="old state"):
         await llm.forget(tenant="default")
-    assert await llm.turns.registry.unerased() == 1
+    assert await llm.pipeline.memory.registry.unerased() == 1
     reader.close()
-    await llm.turns.registry.erase()
+    await llm.pipeline.memory.registry.erase()
     assert list(traces(tmp_path / "home", SECRET)) == []
 
 
@@ -219,7 +219,7 @@ async def test_the_command_asks_first(open_llm: OpenLLM, tmp_path: Path) -> None
     done = await asyncio.to_thread(CliRunner().invoke, app, [*command, "--yes"])
     assert "forgot 2 turns" in done.output
     assert list(traces(tmp_path / "home", SECRET)) == []
-    assert said["shares"] in {turn.id for turn in await (await open_llm()).turns.registry.browse("acme")}
+    assert said["shares"] in {turn.id for turn in await (await open_llm()).pipeline.memory.registry.browse("acme")}
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ async def test_what_is_not_there_cannot_be_forgotten(
 ) -> None:
     llm = await open_llm()
     await filled(llm)
-    before = await llm.turns.registry.statistics()
+    before = await llm.pipeline.memory.registry.statistics()
     with pytest.raises(NotStoredError, match=says):
         await llm.forget(**wrong, dry_run=dry_run)
-    assert await llm.turns.registry.statistics() == before
-    assert await llm.turns.registry.unerased() == 0
+    assert await llm.pipeline.memory.registry.statistics() == before
+    assert await llm.pipeline.memory.registry.unerased() == 0
 
 
 async def test_the_first_turn_of_a_session_that_is_not_there_yet_is_not_remembered(open_llm: OpenLLM) -> None:
@@ -276,7 +276,7 @@ async def test_it_is_said_beforehand_what_goes_along(open_llm: OpenLLM, tmp_path
     assert planned.turn_ids == (said["first"], said["second"], on.report.turn_id)
     assert planned.along == {"heir": 1}
     assert planned.lessened == (took.report.turn_id,)
-    sizes = dict(llm.turns.tiers.fast.store.entries())  # type: ignore[union-attr]
+    sizes = dict(llm.pipeline.memory.tiers.fast.store.entries())  # type: ignore[union-attr]
     assert planned.size_bytes == sum(sizes[key] for key in planned.keys) > 0
     # The beginning that the other turn has too stays, and it alone.
     with sqlite3.connect(tmp_path / "home" / "registry.db") as database:
@@ -325,7 +325,7 @@ async def test_the_command_says_what_goes_and_refuses_what_is_not_there(open_llm
 async def test_a_forgetting_that_was_interrupted_is_told_of(open_llm: OpenLLM, tmp_path: Path) -> None:
     llm = await open_llm()
     await filled(llm)
-    await llm.turns.registry.forget("acme")  # and nothing after it
+    await llm.pipeline.memory.registry.forget("acme")  # and nothing after it
     await llm.aclose()
     command = ["forget", "--tenant", "acme", "--yes", "--home", str(tmp_path / "home")]
     again = await asyncio.to_thread(CliRunner().invoke, app, command)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from sqlalchemy import select
 
+from semshare_agents.background.drift import MonitorSettings, judge
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.guard import GuardSettings, judge
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.rows import RowModel
@@ -23,6 +23,7 @@ from semshare_agents.settings import load_settings
 from semshare_agents.values import Generation, Reuse
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.pipelines import broken
 from tests.tiny import system, user
 
 BODY = user(tiny.words(120, 3))
@@ -36,7 +37,7 @@ def moved(number: int) -> list[dict[str, str]]:
 
 
 async def rows_of(llm: SemShareLLM, table: Any) -> list[Any]:
-    async with llm.turns.registry._reading() as connection:
+    async with llm.pipeline.memory.registry._reading() as connection:
         return list(await connection.execute(select(table).order_by(table.c.id)))
 
 
@@ -65,7 +66,7 @@ async def test_figures_are_those_of_a_stock_cold_run(
     assert generation.report.reason == ""
     (sample,) = await rows_of(llm, t.guard_samples)
 
-    prompt = llm.turns.model.tokenizer.apply_chat_template(moved(1), add_generation_prompt=True)["input_ids"]
+    prompt = llm.pipeline.model.tokenizer.apply_chat_template(moved(1), add_generation_prompt=True)["input_ids"]
     tokens = torch.tensor([[*prompt, *generation.tokens]])
     with torch.inference_mode():
         stock = tiny.build("llama")(tokens).logits[0, len(prompt) - 1 : -1].double()
@@ -90,7 +91,8 @@ async def test_drift_narrows_is_remembered_and_recovers(open_llm: OpenLLM) -> No
     await ask(llm, 0, **talk)
     count = 1
     while not await rows_of(llm, t.guard_limits):
-        bad = await ask(llm, count, ablations=BROKEN, **talk)
+        with broken(llm, BROKEN):
+            bad = await ask(llm, count, **talk)
         assert (bad.report.reuse_class, bad.report.reason) == ("moved", "")
         count += 1
         assert count < 5
@@ -150,12 +152,13 @@ async def test_a_session_is_narrowed_without_its_tenant(open_llm: OpenLLM) -> No
     await ask(llm, 0)
     for number in range(1, 4):
         await ask(llm, number, session="good")
-    scope = await llm.turns.registry.scope("default", llm.turns.model.fingerprint)
+    scope = await llm.pipeline.memory.registry.scope("default", llm.pipeline.model.fingerprint)
     samples = [row.kl for row in await rows_of(llm, t.guard_samples)]
-    assert await llm.turns.registry.drift(scope, "good", "moved", 0.0, 10) == samples
-    assert await llm.turns.registry.drift(scope, None, "moved", 0.0, 2) == samples[1:]
-    assert await llm.turns.registry.drift(scope, "nobody", "moved", 0.0, 2) == []
-    worst = await ask(llm, 4, ablations=BROKEN, session="bad")
+    assert await llm.pipeline.memory.registry.drift(scope, "good", "moved", 0.0, 10) == samples
+    assert await llm.pipeline.memory.registry.drift(scope, None, "moved", 0.0, 2) == samples[1:]
+    assert await llm.pipeline.memory.registry.drift(scope, "nobody", "moved", 0.0, 2) == []
+    with broken(llm, BROKEN):
+        worst = await ask(llm, 4, session="bad")
     assert worst.report.reuse_class == "moved"
     (*_, bad) = await rows_of(llm, t.guard_samples)
     await llm.aclose()
@@ -165,7 +168,8 @@ async def test_a_session_is_narrowed_without_its_tenant(open_llm: OpenLLM) -> No
     for number in (5, 50):
         assert "guard" not in (await ask(again, number, session="good")).report.reason
     for number in range(6, 12):
-        await ask(again, number, session="bad", ablations=BROKEN)
+        with broken(again, BROKEN):
+            await ask(again, number, session="bad")
         await ask(again, 100 + number, session="good")
         await ask(again, 200 + number, session="good")
     limits = {row.session_id: row.reuse for row in await rows_of(again, t.guard_limits)}
@@ -181,7 +185,7 @@ async def test_a_call_ends_the_measurement_and_it_goes_on_later(
     loop, forward = asyncio.get_running_loop(), RowModel.forward
 
     def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.turns.idle._stops and not release.is_set():
+        if kwargs.get("stop") in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
             assert kwargs["stop"].wait(10), "a call came and the guard was not told to end"
             release.set()
@@ -204,7 +208,7 @@ async def test_closing_gives_up_what_is_not_measured(open_llm: OpenLLM, monkeypa
     begun, loop, forward = asyncio.Event(), asyncio.get_running_loop(), RowModel.forward
 
     def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.turns.idle._stops:
+        if kwargs.get("stop") in llm.pipeline.engine.idle._stops:
             loop.call_soon_threadsafe(begun.set)
             assert kwargs["stop"].wait(10), "the guard closes and the forward was not told to end"
         return forward(self, *args, **kwargs)
@@ -221,7 +225,8 @@ async def test_closing_gives_up_what_is_not_measured(open_llm: OpenLLM, monkeypa
 async def test_nothing_is_sampled_or_narrowed_without_a_guard(open_llm: OpenLLM) -> None:
     llm = await open_llm(guard_share=0.0)
     await ask(llm, 0)
-    turn = await ask(llm, 1, ablations=BROKEN)
+    with broken(llm, BROKEN):
+        turn = await ask(llm, 1)
     assert turn.report.reuse_class == "moved"
     assert await rows_of(llm, t.guard_samples) == []
 
@@ -289,7 +294,7 @@ async def test_stats_shows_drift_and_limits(open_llm: OpenLLM) -> None:
     ],
 )
 def test_judgement(limit: Reuse, reuse: Reuse, window: list[float], expected: Reuse | None) -> None:
-    assert judge(limit, reuse, deque(window), GuardSettings(1.0, 0.1, 4, 8)) is expected
+    assert judge(limit, reuse, deque(window), MonitorSettings(1.0, 0.1, 4, 8)) is expected
 
 
 @pytest.mark.parametrize(

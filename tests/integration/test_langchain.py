@@ -112,8 +112,8 @@ async def test_a_stream_that_is_closed_ends_its_computation(open_llm: OpenLLM, w
     else:
         await asyncio.to_thread(first_blocking)
     async with asyncio.timeout(5):
-        await llm.turns.idle.drained()
-    assert await llm.turns.registry.sessions("default") == []
+        await llm.pipeline.engine.idle.drained()
+    assert await llm.pipeline.memory.registry.sessions("default") == []
 
 
 # --- what is said counts
@@ -220,7 +220,7 @@ async def test_tenant_and_session_come_from_the_config(llm: SemShareLLM) -> None
     chain = ChatPromptTemplate.from_messages([("human", "{text}")]) | model | StrOutputParser()
     await chain.ainvoke({"text": STORY}, {"configurable": {"thread_id": 7, "tenant": "acme"}})
     [part async for part in model.astream(STORY, {"configurable": {"tenant": "acme", "session": "ben"}})]
-    assert {s["name"] for s in await llm.turns.registry.sessions("acme")} == {"ana", "7", "ben"}
+    assert {s["name"] for s in await llm.pipeline.memory.registry.sessions("acme")} == {"ana", "7", "ben"}
 
 
 async def test_every_way_in_reads_the_config(llm: SemShareLLM) -> None:
@@ -245,7 +245,7 @@ async def test_every_way_in_reads_the_config(llm: SemShareLLM) -> None:
     await stream.output
     await text.abatch(["x"], [config("text-abatch")])
     [part async for part in text.astream("x", config("text-astream"))]
-    assert {s["name"] for s in await llm.turns.registry.sessions("default")} == {
+    assert {s["name"] for s in await llm.pipeline.memory.registry.sessions("default")} == {
         *("invoke", "stream", "batch0", "batch1", "abatch", "events", "aevents", "aevents3"),
         *("text-invoke", "text-stream", "text-batch0", "text-batch1", "text-abatch", "text-astream"),
     }

@@ -74,7 +74,7 @@ async def test_the_loop_is_never_blocked(loop_guard: BlockBuster, open_llm: Open
 
 async def test_the_loop_turns_while_the_model_computes(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = await open_llm()
-    rows = llm.turns.model.support.rows
+    rows = llm.pipeline.model.support.rows
     assert rows is not None
     gate = Gate(rows.forward)
     monkeypatch.setattr(rows, "forward", gate)
@@ -94,7 +94,7 @@ async def test_pieces_add_up_to_the_text(open_llm: OpenLLM) -> None:
     assert generation is not None
     assert all(p.generation is None for p in pieces[:-1])
     assert "".join(p.text for p in pieces) == generation.text
-    assert generation.text == llm.turns.model.tokenizer.decode(generation.tokens, skip_special_tokens=True)
+    assert generation.text == llm.pipeline.model.tokenizer.decode(generation.tokens, skip_special_tokens=True)
     assert len(pieces) > 10
     assert generation.finish_reason == "length"
     assert generation.usage.completion_tokens == len(generation.tokens) == 30
@@ -124,14 +124,14 @@ async def test_seeded_sampling_repeats_and_seeds_differ(open_llm: OpenLLM) -> No
 
 def is_free(llm: SemShareLLM) -> bool:
     """Nothing is leased and every buffer is back."""
-    pool = llm.turns.pool
+    pool = llm.pipeline.runs.pool
     assert pool is not None
-    return not llm.turns.tiers.leases._count
+    return not llm.pipeline.memory.tiers.leases._count
 
 
 def watched_buffers(llm: SemShareLLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts buffers in use: one list entry each."""
-    pool = llm.turns.pool
+    pool = llm.pipeline.runs.pool
     assert pool is not None
     out: list[int] = []
     acquire, release = pool.acquire, pool.release
@@ -157,7 +157,7 @@ async def test_cancelling_frees_everything(open_llm: OpenLLM, monkeypatch: pytes
     expected = await llm.generate(messages, max_new_tokens=10)
     await llm.flush()
     out = watched_buffers(llm, monkeypatch)
-    rows = llm.turns.model.support.rows
+    rows = llm.pipeline.model.support.rows
     assert rows is not None
     gate = Gate(rows.forward, after)
     monkeypatch.setattr(rows, "forward", gate)
@@ -173,7 +173,7 @@ async def test_cancelling_frees_everything(open_llm: OpenLLM, monkeypatch: pytes
     assert out == []
     assert is_free(llm)
     monkeypatch.setattr(rows, "forward", gate.function)
-    turns = (await llm.turns.registry.statistics())["turns"]
+    turns = (await llm.pipeline.memory.registry.statistics())["turns"]
     assert sum(t["turns"] for t in turns.values()) == 1
     again = await llm.generate(messages, max_new_tokens=10)
     assert again.tokens == expected.tokens
@@ -186,8 +186,8 @@ async def test_cancelling_while_loading_frees_everything(open_llm: OpenLLM, monk
     expected = await llm.generate(messages)
     await llm.flush()
     out = watched_buffers(llm, monkeypatch)
-    gate = Gate(llm.turns.tiers.load)
-    monkeypatch.setattr(llm.turns.tiers, "load", gate)
+    gate = Gate(llm.pipeline.memory.tiers.load)
+    monkeypatch.setattr(llm.pipeline.memory.tiers, "load", gate)
     task = asyncio.create_task(llm.generate(messages))
     assert await asyncio.to_thread(gate.entered.wait, 20)
     assert not is_free(llm)
@@ -197,7 +197,7 @@ async def test_cancelling_while_loading_frees_everything(open_llm: OpenLLM, monk
         await task
     assert out == []
     assert is_free(llm)
-    monkeypatch.setattr(llm.turns.tiers, "load", gate.function)
+    monkeypatch.setattr(llm.pipeline.memory.tiers, "load", gate.function)
     assert (await llm.generate(messages)).tokens == expected.tokens
 
 
@@ -265,7 +265,7 @@ async def test_equal_prompts_at_once_agree(open_llm: OpenLLM) -> None:
     answers = await asyncio.gather(*(llm.generate([user(LONG)]) for _ in range(6)))
     assert len({a.tokens for a in answers}) == 1
     await llm.flush()
-    blocks = await llm.turns.registry.blocks()
+    blocks = await llm.pipeline.memory.registry.blocks()
     assert all(durable for _, durable in blocks)
 
 
@@ -273,7 +273,7 @@ async def test_closing_waits_for_what_is_being_written(open_llm: OpenLLM) -> Non
     llm = await open_llm()
     await llm.generate([user(LONG)])
     await llm.aclose()
-    durable = llm._turns.tiers.durable if llm._turns is not None else None
+    durable = llm._work.pipeline.memory.tiers.durable if llm._work is not None else None
     assert durable is not None
     assert len(list(durable.store.entries())) == len(durable) > 20
 
@@ -286,7 +286,7 @@ async def test_a_failing_registry_keeps_the_answer(open_llm: OpenLLM, monkeypatc
     async def refuse(*_: object) -> int:
         raise RegistryError("no")
 
-    monkeypatch.setattr(llm.turns.registry, "add_turn", refuse)
+    monkeypatch.setattr(llm.pipeline.memory.registry, "add_turn", refuse)
     answer = await llm.generate([user("tell me")])
     assert answer.text
     assert answer.report.turn_id is None

@@ -45,7 +45,7 @@ async def test_metrics_add_up_to_the_reports(open_llm: OpenLLM) -> None:
     assert 'semshare_fallbacks_total{reason="nothing-stored"} 1.0' in text
     for stage in ("look-up", "load", "compute"):
         assert re.search(rf'semshare_stage_seconds_count{{stage="{stage}"}} [123]\.0', text), stage
-    memory = next(t for t in llm.turns.tiers.tiers if t.name == "memory")
+    memory = next(t for t in llm.pipeline.memory.tiers.tiers if t.name == "memory")
     assert float(re.search(r'semshare_tier_bytes{tier="memory"} (\S+)', text)[1]) == memory.used_bytes > 0  # type: ignore[index]
     assert 'semshare_requests_total{route="/metrics",status="200"} 1.0' in text
     assert "alice" not in text
@@ -56,7 +56,7 @@ async def test_evictions_are_counted_by_tier_and_reason(open_llm: OpenLLM) -> No
     llm = await open_llm(memory_bytes=300_000)
     for seed in range(5):
         await llm.generate([tiny.user(tiny.words(40, seed=seed))])
-    metrics = Metrics(llm.turns.tiers.tiers)
+    metrics = Metrics(llm.pipeline.memory.tiers.tiers)
     labels = {"tier": "memory", "reason": "budget"}
     assert metrics.registry.get_sample_value("semshare_evictions_total", labels)
     assert metrics.registry.get_sample_value("semshare_evicted_bytes_total", labels)

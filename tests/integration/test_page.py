@@ -52,8 +52,10 @@ async def filled(open_llm: OpenLLM) -> SemShareLLM:
     reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(told))
     last = await llm.generate([tiny.user(reworded)], reuse="semantic")
     assert last.report.turn_id == 6
-    scope = await llm.turns.registry.scope("default", llm.turns.kv_fingerprint, llm.turns.model.name)
-    await llm.turns.registry.add_drift(scope, DriftSample(6, "semantic", 0.0123, 0.95, 32))
+    scope = await llm.pipeline.memory.registry.scope(
+        "default", llm.pipeline.memory.spec.fingerprint, llm.pipeline.model.name
+    )
+    await llm.pipeline.memory.registry.add_drift(scope, DriftSample(6, "semantic", 0.0123, 0.95, 32))
     return llm
 
 
@@ -88,7 +90,7 @@ async def test_page_and_map(
         await page.screenshot(path=shots / f"index-{size}-{scheme}.png", full_page=True)
         await page.click("a[href='turn?id=3']")
         tokens = await page.locator(".map .run i").count()
-        row = next(r for r in await llm.turns.registry.turns() if r.id == 3)
+        row = next(r for r in await llm.pipeline.memory.registry.turns() if r.id == 3)
         assert tokens == row.prompt_tokens
         kinds = json.loads(row.report)["tokens"]
         for kind in ("exact", "moved", "semantic", "computed"):
@@ -160,7 +162,7 @@ async def test_a_thousand_turns_are_painted_in_time(
     open_llm: OpenLLM, chromium: Browser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     llm = await filled(open_llm)
-    registry = llm.turns.registry
+    registry = llm.pipeline.memory.registry
     async with registry._writing() as c:
         row = dict((await c.execute(select(t.turns).where(t.turns.c.id == 3))).one()._mapping)
         del row["id"]

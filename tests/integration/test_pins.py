@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError, NotStoredError, PinError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.store.audit import audit
+from semshare_agents.operate.audit import audit
 from semshare_agents.store.disk import DiskStore
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -50,11 +50,11 @@ async def test_a_pinned_session_outlives_pressure_and_an_unpinned_one_does_not(
     pinned = await talk.pin(seconds=1000.0)
     await llm.settle()
     await press(llm, 2)
-    assert (await audit(llm.turns.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0
+    assert (await audit(llm.pipeline.memory.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0
     assert await reused(llm) == "exact"
     assert [p.session for p in await llm.pins()] == ["talk"]
     assert pinned.blocks > 4
-    for tier in llm.turns.tiers.tiers:
+    for tier in llm.pipeline.memory.tiers.tiers:
         assert tier.used_bytes <= tier.budget_bytes
     assert await talk.unpin()
     await press(llm, 20, 8)
@@ -111,7 +111,9 @@ async def test_what_does_not_fit_is_refused(open_llm: OpenLLM, tmp_path: Path) -
         with pytest.raises(PinError, match=f"unpin.* raise {lowered}"):
             await open_llm(**{lowered: pinned.size_bytes - 1})
     await command("unpin", "--session", "talk", "--home", tmp_path / "home")
-    assert (await open_llm(tenant_bytes=pinned.size_bytes - 1)).turns.tiers.slowest.used_bytes < pinned.size_bytes
+    assert (
+        await open_llm(tenant_bytes=pinned.size_bytes - 1)
+    ).pipeline.memory.tiers.slowest.used_bytes < pinned.size_bytes
 
 
 @pytest.mark.parametrize(
@@ -159,4 +161,4 @@ async def test_a_forgotten_session_is_no_longer_pinned(open_llm: OpenLLM) -> Non
     await talk.pin()
     await llm.forget(session="talk")
     assert await llm.pins() == []
-    assert (await llm.turns.registry.statistics())["blocks"] == 0
+    assert (await llm.pipeline.memory.registry.statistics())["blocks"] == 0

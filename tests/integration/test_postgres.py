@@ -61,7 +61,7 @@ async def test_two_adapters_share_one_memory(open_llm: OpenLLM, postgres_url: st
             await llm.flush()
 
     await asyncio.gather(*(talk(n, text) for n, text in enumerate(texts)))
-    registry = one.turns.registry
+    registry = one.pipeline.memory.registry
     assert await registry.broken_links() == 0
     assert await registry.unused() == []
     assert await registry.foreign() == []
@@ -94,23 +94,23 @@ async def test_blocks_of_a_killed_process_are_forgotten_those_of_a_living_one_st
 ) -> None:
     living = await open_llm(database_url=postgres_url, disk_bytes=0)
     await living.generate(MESSAGES)
-    mine = {info.key for info, _ in await living.turns.registry.blocks()}
+    mine = {info.key for info, _ in await living.pipeline.memory.registry.blocks()}
     script = [sys.executable, "-c", KILLED, str(tmp_path / "other"), postgres_url]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     process = await asyncio.create_subprocess_exec(*script, stdout=subprocess.PIPE, cwd=root, env=environment)
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 60) == b"stored\n"
-    assert await living.turns.registry.foreign() != []
-    assert await living.turns.registry.abandoned() == []
+    assert await living.pipeline.memory.registry.foreign() != []
+    assert await living.pipeline.memory.registry.abandoned() == []
     process.send_signal(signal.SIGKILL)
     await process.wait()
     async with asyncio.timeout(20):
-        while not await living.turns.registry.abandoned():  # noqa: ASYNC110
+        while not await living.pipeline.memory.registry.abandoned():  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # the server sees the end of the connection when it sees it
     second = await open_llm(database_url=postgres_url)
-    assert await second.turns.registry.abandoned() == []
-    assert set(await second.turns.registry.foreign()) == mine
+    assert await second.pipeline.memory.registry.abandoned() == []
+    assert set(await second.pipeline.memory.registry.foreign()) == mine
     assert (await living.generate(MESSAGES, store=False)).report.reuse_class == "exact"
 
 

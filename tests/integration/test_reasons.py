@@ -11,9 +11,11 @@ import pytest
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import reason_word
+from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.values import Report, Reuse
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.pipelines import replan
 from tests.tiny import system, user
 
 TEXT, OTHER = tiny.words(60, 1), tiny.words(60, 2)
@@ -87,8 +89,8 @@ async def test_matches_that_are_all_computed_are_told_of(open_llm: OpenLLM) -> N
 
 async def test_blocks_that_are_gone_are_told_of(open_llm: OpenLLM) -> None:
     llm = await filled(open_llm)
-    keys = [info.key for info, _ in await llm.turns.registry.blocks()]
-    for tier in llm.turns.tiers.tiers:
+    keys = [info.key for info, _ in await llm.pipeline.memory.registry.blocks()]
+    for tier in llm.pipeline.memory.tiers.tiers:
         for key in keys:
             tier.store.delete(key)
     report = await asked(llm, user(REWORDED))
@@ -103,7 +105,7 @@ async def test_a_memory_that_fails_is_told_of(open_llm: OpenLLM, monkeypatch: py
     async def fail(*_: object) -> None:
         raise RegistryUnavailableError("no")
 
-    monkeypatch.setattr(llm.turns.registry, "find_chain", fail)
+    monkeypatch.setattr(llm.pipeline.memory.registry, "find_chain", fail)
     report = await asked(llm, user(REWORDED))
     assert (report.reuse_class, reason_word(report.reason)) == ("cold", "memory")
 
@@ -117,9 +119,10 @@ async def test_whatever_is_asked_there_is_a_reason(open_llm: OpenLLM, fidelity: 
         await llm.generate([user(f"{tiny.words(30, seed)}\n{tiny.words(30, seed + 1)}")])
     seen: dict[str, int] = {}
     for _ in range(30):
-        llm.turns.similarity_threshold = rng.choice([0.0, 0.3, 0.9, 1.0])
+        threshold = rng.choice([0.0, 0.3, 0.9, 1.0])
         share = rng.choice([0.0, 0.03, 0.5, 1.0])
-        llm.turns.plan_settings = type(llm.turns.plan_settings)(4, 4, share, 0.3, rng.random() < 0.5, 1.0)
+        settings = PlanSettings(4, 4, share, 0.3, rng.random() < 0.5, 1.0)
+        replan(llm, similarity_threshold=threshold, settings=settings)
         lines = [tiny.words(30, rng.randrange(1, 12)) for _ in range(rng.randrange(1, 4))]
         rate = rng.choice([0.0, 0.05, 0.2, 0.6])
         worded = "\n".join("".join("q" if rng.random() < rate else letter for letter in text) for text in lines)
@@ -128,5 +131,5 @@ async def test_whatever_is_asked_there_is_a_reason(open_llm: OpenLLM, fidelity: 
             assert report.reason
             seen[reason_word(report.reason)] = seen.get(reason_word(report.reason), 0) + 1
             if "below the threshold" in report.reason:
-                assert report.similarity < llm.turns.similarity_threshold
+                assert report.similarity < llm.pipeline.planner.similarity_threshold
     assert len(seen) >= 2

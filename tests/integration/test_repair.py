@@ -13,10 +13,11 @@ import pytest
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.rows import RowModel
 from semshare_agents.model.run import RowRun
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
 from semshare_agents.values import Donor, Generation, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.pipelines import replan
 from tests.tiny import assistant, system, user
 
 STORY = [tiny.words(30, seed) for seed in range(8)]
@@ -33,26 +34,25 @@ async def moved_turn(llm: SemShareLLM, **options: Any) -> Generation:
 
 async def donor(llm: SemShareLLM, turn_id: int | None) -> Donor:
     assert turn_id is not None
-    turns = llm.turns
-    scope = await turns.registry.scope("default", turns.model.fingerprint)
-    return (await turns.registry.donors(scope, [turn_id]))[0]
+    memory = llm.pipeline.memory
+    return (await memory.registry.donors(await memory.scope("default"), [turn_id]))[0]
 
 
 async def stored_and_true(llm: SemShareLLM, turn_id: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """A turn's KV out of the store, and a cold run's over the same tokens."""
-    who, turns = await donor(llm, turn_id), llm.turns
-    assert turns.model.support.rows is not None
-    assert turns.pool is not None
-    buffer = turns.pool.acquire(len(who.tokens))
-    turns.model.support.rows.forward(who.tokens, np.arange(len(who.tokens)), buffer)
+    who, pipeline = await donor(llm, turn_id), llm.pipeline
+    assert pipeline.model.support.rows is not None
+    assert pipeline.runs.pool is not None
+    buffer = pipeline.runs.pool.acquire(len(who.tokens))
+    pipeline.model.support.rows.forward(who.tokens, np.arange(len(who.tokens)), buffer)
     true = buffer[:, :, :, : len(who.tokens)].numpy()
     found = np.zeros_like(true)
-    scope = await turns.registry.scope("default", turns.model.fingerprint)
+    scope = await pipeline.memory.scope("default")
     for block in who.blocks:
         from semshare_agents.store.base import BlockInfo
 
         info = BlockInfo(block.key, scope.fingerprint, block.stored_tokens)
-        kv = turns.tiers.load([info]).kv[block.key]
+        kv = pipeline.memory.tiers.load([info]).kv[block.key]
         found[:, :, :, block.start : block.start + block.length] = kv[:, :, :, : block.length].numpy()
     return found, true
 
@@ -94,8 +94,8 @@ async def test_a_few_rows_a_step_move_the_frontier_so_far(open_llm: OpenLLM) -> 
 
 async def test_turns_with_semantic_reuse_repair_faster(open_llm: OpenLLM) -> None:
     llm = await open_llm(repair_rows=None, similarity_threshold=0.3)
-    turns = llm.turns
-    turns.cost = cost = tiny.cost(replace(tiny.REUSE_WINS, pass_seconds=1e-4))
+    cost = tiny.cost(replace(tiny.REUSE_WINS, pass_seconds=1e-4))
+    replan(llm, cost=cost)
     text = tiny.words(120, 50)
     reworded = "".join("q" if at % 11 == 5 else letter for at, letter in enumerate(text))
     await llm.generate([user(text)])
@@ -103,11 +103,11 @@ async def test_turns_with_semantic_reuse_repair_faster(open_llm: OpenLLM) -> Non
         ([user(reworded)], "semantic", 2.0),
         ([system("be wide"), user(text)], "moved", 0.1),
     ):
-        prefilled = await turns.prefill(Request(messages, "default", Reuse.SEMANTIC, Sampling(max_new_tokens=4)))
+        prefilled = await llm.pipeline.prefill(Request(messages, "default", Reuse.SEMANTIC, Sampling(max_new_tokens=4)))
         run, before = prefilled.run, prefilled.report.exact_tokens
         assert isinstance(run, RowRun)
         allowed = cost.rows_beside_a_step(run.length, before, slowdown)
-        await turns.on_compute(run, turns.step, run, 5)
+        await llm.pipeline.engine.compute(llm.pipeline.next_step(run, 5))
         run.close()
         assert prefilled.report.reuse_class == kind
         assert run.exact - before == allowed > 0
@@ -124,8 +124,8 @@ async def test_idle_time_makes_a_turn_exact(open_llm: OpenLLM, disk: bool) -> No
     found, true = await stored_and_true(llm, moved.report.turn_id)
     assert np.abs(found - true).max() < 1e-4
     await follows_exactly(llm, moved)
-    kept = {info.key for info, _ in await llm.turns.registry.blocks()}
-    for tier in llm.turns.tiers.tiers:
+    kept = {info.key for info, _ in await llm.pipeline.memory.registry.blocks()}
+    for tier in llm.pipeline.memory.tiers.tiers:
         assert {key for key, _ in tier.store.entries()} <= kept
 
 
@@ -153,7 +153,7 @@ async def test_a_call_ends_the_repair_under_way_and_it_goes_on_later(
     forward = RowModel.forward
 
     def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.turns.idle._stops and not release.is_set():
+        if kwargs.get("stop") in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
             assert kwargs["stop"].wait(10), "a call came and the repair was not told to end"
             release.set()
@@ -201,10 +201,10 @@ async def test_closing_keeps_what_was_repaired(open_llm: OpenLLM, monkeypatch: p
 async def test_repair_without_room_changes_nothing(open_llm: OpenLLM) -> None:
     llm = await open_llm(repair_idle=True, disk_bytes=0, high_watermark=1.0)
     moved = await moved_turn(llm)
-    tier = llm.turns.tiers.tiers[0]
+    tier = llm.pipeline.memory.tiers.tiers[0]
     tier.budget_bytes = tier.used_bytes
-    held = [info.key for info, _ in await llm.turns.registry.blocks()]
-    with llm.turns.tiers.leases.hold(held):
+    held = [info.key for info, _ in await llm.pipeline.memory.registry.blocks()]
+    with llm.pipeline.memory.tiers.leases.hold(held):
         await llm.settle()
     who = await donor(llm, moved.report.turn_id)
     assert who.exact_tokens == moved.report.exact_tokens

@@ -9,11 +9,12 @@ import pytest
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.tokenise import tokenise
-from semshare_agents.options import request_of
-from semshare_agents.turn import Prefilled
+from semshare_agents.request.options import request_of
+from semshare_agents.turn.state import Prefilled
 from semshare_agents.values import Generation, Kind
 from tests import tiny
 from tests.conftest import OpenLLM
+from tests.pipelines import broken
 from tests.tiny import assistant, system, user
 
 STORY = [tiny.words(30, seed) for seed in range(8)]
@@ -139,12 +140,12 @@ async def test_the_measured_cost_model_gives_right_answers_too(open_llm: OpenLLM
 
 
 async def prefilled(llm: SemShareLLM, messages: list[dict[str, str]], **options: Any) -> Prefilled:
-    return await llm.turns.prefill(request_of(llm.settings, messages, options))
+    return await llm.pipeline.prefill(request_of(llm.settings, messages, options))
 
 
 async def test_reused_kv_equals_what_its_kind_promises(open_llm: OpenLLM) -> None:
     llm = await open_llm()
-    rows = llm.turns.model.support.rows
+    rows = llm.pipeline.model.support.rows
     assert rows is not None
     await ask(llm, [system("be brief"), user(" ".join(STORY[:3]))])
     messages = [system("be long winded"), user(" ".join(STORY[:3]))]
@@ -194,12 +195,12 @@ async def test_a_cold_run_after_a_moved_one_becomes_exact(open_llm: OpenLLM) -> 
 @pytest.mark.parametrize("begins", ["cold", "moved"])
 async def test_a_conversation_costs_its_tokens_once(open_llm: OpenLLM, begins: str) -> None:
     llm = await open_llm()
-    rows = llm.turns.model.support.rows
+    rows = llm.pipeline.model.support.rows
     assert rows is not None
     before = 0
     if begins == "moved":
         await ask(llm, [system("be brief"), user(" ".join(STORY[:2]))])
-        before = (await llm.turns.registry.statistics())["block_bytes"]
+        before = (await llm.pipeline.memory.registry.statistics())["block_bytes"]
     session = llm.session("long", system="be thorough")
     total = 0
     for turn in range(20):
@@ -213,12 +214,14 @@ async def test_a_conversation_costs_its_tokens_once(open_llm: OpenLLM, begins: s
             assert generation.report.misses == 0
         total = generation.usage.total_tokens
     await llm.flush()
-    stored = (await llm.turns.registry.statistics())["block_bytes"] - before
+    stored = (await llm.pipeline.memory.registry.statistics())["block_bytes"] - before
     assert stored <= 1.2 * total * rows.token_bytes
     assert stored >= 0.6 * total * rows.token_bytes
-    on_disk = llm.turns.tiers.durable
+    on_disk = llm.pipeline.memory.tiers.durable
     assert on_disk is not None
-    assert {key for key, _ in on_disk.store.entries()} == {i.key for i, _ in await llm.turns.registry.blocks()}
+    assert {key for key, _ in on_disk.store.entries()} == {
+        i.key for i, _ in await llm.pipeline.memory.registry.blocks()
+    }
 
 
 async def test_tenants_never_share(open_llm: OpenLLM) -> None:
@@ -251,7 +254,7 @@ async def test_another_model_of_the_same_shapes_never_hits(open_llm: OpenLLM) ->
     first = await open_llm()
     await ask(first, messages)
     sibling = tiny.loaded("llama", seed=8)
-    assert sibling.fingerprint != first.turns.model.fingerprint
+    assert sibling.fingerprint != first.pipeline.model.fingerprint
     second = await open_llm(sibling)
     for word in ("exact", "moved", "semantic"):
         answer = await ask(second, messages, reuse=word, store=False)
@@ -308,7 +311,8 @@ async def test_ablations_do_damage_and_nothing_else_breaks(open_llm: OpenLLM, ab
     await ask(llm, [system("be brief"), body])
     changed = [system("answer at length"), body]
     plain = await prefilled(llm, changed)
-    damaged = await prefilled(llm, changed, ablations=frozenset({ablation}))
+    with broken(llm, {ablation}):
+        damaged = await prefilled(llm, changed)
     gap = (plain.logits - damaged.logits).abs().max() / plain.logits.abs().max()
     assert gap > 1e-4
     plain.run.close()
@@ -326,8 +330,8 @@ async def test_what_is_not_stored_is_not_found(open_llm: OpenLLM) -> None:
 async def test_prompts_are_what_the_template_says(open_llm: OpenLLM) -> None:
     llm = await open_llm()
     messages = [system("a"), user("bc")]
-    prompt = tokenise(llm.turns.model.tokenizer, messages)
-    text = llm.turns.model.tokenizer.decode(prompt)
+    prompt = tokenise(llm.pipeline.model.tokenizer, messages)
+    text = llm.pipeline.model.tokenizer.decode(prompt)
     assert text == "<|im_start|>system\na<|im_end|>\n<|im_start|>user\nbc<|im_end|>\n<|im_start|>assistant\n"
     assert (await ask(llm, messages)).usage.prompt_tokens == len(prompt)
 
@@ -343,4 +347,4 @@ async def test_a_packed_memory_serves_turns_and_never_another_codecs(open_llm: O
         follow = [*first, assistant(one.text), user(STORY[4])]
         assert (await ask(llm, follow)).report.reuse_class == "exact"
         assert (await ask(llm, [system("be long winded"), *first[1:]])).report.reuse_class == "moved"
-    assert packed.turns.tiers.tiers[0].used_bytes < 0.4 * raw.turns.tiers.tiers[0].used_bytes
+    assert packed.pipeline.memory.tiers.tiers[0].used_bytes < 0.4 * raw.pipeline.memory.tiers.tiers[0].used_bytes

@@ -108,7 +108,7 @@ async def test_completion_continues_the_text_itself(url: str, llm: SemShareLLM) 
         answer = await ai.completions.create(model=MODEL, prompt="once upon a time", max_tokens=5)
         stream = await ai.completions.create(model=MODEL, prompt="once upon a time", max_tokens=5, stream=True)
         streamed = "".join([event.choices[0].text async for event in stream])
-    model = llm.turns.model
+    model = llm.pipeline.model
     ids = model.tokenizer("once upon a time", return_tensors="pt").input_ids
     stock = model.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]
     expected = model.tokenizer.decode(stock, skip_special_tokens=True)
@@ -337,7 +337,7 @@ async def test_a_client_that_goes_away_frees_its_place(llm: SemShareLLM, stream:
         assert status == 200
         assert "semshare_requests_cancelled_total 1.0" in (await http.get("/metrics")).text
         # Whoever goes away while waiting leaves the queue too, and a broken-off turn is not stored.
-        assert len(await llm.turns.registry.turns()) == 1
+        assert len(await llm.pipeline.memory.registry.turns()) == 1
 
 
 async def test_silence_is_filled_with_pings(llm: SemShareLLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ async def test_sixteen_sessions_of_ten_turns(open_llm: OpenLLM) -> None:
         for messages, text in turns:
             cold = await llm.generate(messages, reuse="off", store=False, max_new_tokens=6)
             assert text == cold.text
-    stored = await llm.turns.registry.turns(1000)
+    stored = await llm.pipeline.memory.registry.turns(1000)
     assert len(stored) == 160
     assert sum(row.reuse_class == "exact" for row in stored) > 140
 

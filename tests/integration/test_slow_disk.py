@@ -14,7 +14,7 @@ import pytest
 
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.store.audit import audit
+from semshare_agents.operate.audit import audit
 from semshare_agents.store.disk import DiskStore
 from semshare_agents.store.packing import Packed
 from tests import tiny
@@ -68,8 +68,8 @@ async def test_what_waits_is_within_the_budget_and_reaches_the_disk(
     assert 10 * BLOCK_BYTES < peak <= budget + (2 * side_by_side + 2) * BLOCK_BYTES
     await llm.flush()
     files = list((tmp_path / "home" / "kv").glob("*/*.safetensors"))
-    assert len(files) == (await llm.turns.registry.statistics())["blocks"]
-    assert (await audit(llm.turns.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0
+    assert len(files) == (await llm.pipeline.memory.registry.statistics())["blocks"]
+    assert (await audit(llm.pipeline.memory.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0
     await llm.aclose()
     again = await open_llm()
     for text in TEXTS:
@@ -128,14 +128,14 @@ async def test_what_no_row_will_name_is_let_go(
 
     for name in ("add_turn", "drop_blocks", "demoted"):
         with monkeypatch.context() as patch:
-            patch.setattr(llm.turns.registry, name, refuse)
+            patch.setattr(llm.pipeline.memory.registry, name, refuse)
             for text in TEXTS[:4]:
                 await asked(llm, text)
     await llm.settle()
     for text in TEXTS[4:]:
         assert (await asked(llm, text)).turn_id is not None
     await llm.settle()
-    tier = llm.turns.tiers.tiers[0]
+    tier = llm.pipeline.memory.tiers.tiers[0]
     # Newer turns took the place of what was kept in vain: RAM is filled up to the low watermark.
     low = llm.settings.low_watermark * tier.budget_bytes
     assert low - BLOCK_BYTES < sum(size for _, size in tier.store.entries()) <= tier.budget_bytes
@@ -146,11 +146,11 @@ async def kept_alone(llm: SemShareLLM, tmp_path: Path, turns: int) -> None:
     """So many turns are stored, and every tier has their blocks alone."""
     async with asyncio.timeout(10):
         while True:
-            figures = await llm.turns.registry.statistics()
-            named = {info.key for info, _ in await llm.turns.registry.blocks()}
-            kept = {key for tier in llm.turns.tiers.tiers for key, _ in tier.store.entries()}
+            figures = await llm.pipeline.memory.registry.statistics()
+            named = {info.key for info, _ in await llm.pipeline.memory.registry.blocks()}
+            kept = {key for tier in llm.pipeline.memory.tiers.tiers for key, _ in tier.store.entries()}
             if kept == named:
                 break
             await asyncio.sleep(0.05)
     assert sum(row["turns"] for row in figures["turns"].values()) == turns
-    assert (await audit(llm.turns.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0
+    assert (await audit(llm.pipeline.memory.registry, DiskStore(tmp_path / "home" / "kv"))).problems(alone=True) == 0

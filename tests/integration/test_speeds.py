@@ -14,7 +14,8 @@ import httpx2 as httpx
 import pytest
 from typer.testing import CliRunner
 
-from semshare_agents import doctor, remeasure
+from semshare_agents import doctor
+from semshare_agents.background import speeds as remeasure
 from semshare_agents.cli.main import app
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe import delays
@@ -59,11 +60,11 @@ async def test_speeds_of_a_busy_start_are_measured_again_when_idle(
 ) -> None:
     llm = await opened_with(BUSY, tmp_path / "home", open_llm)
     try:
-        cost = llm.turns.cost
+        cost = llm.pipeline.planner.cost
         assert cost is not None
         assert cost.measurement.disturbed
-        assert llm._remeasurer is not None
-        await asyncio.wait_for(llm._remeasurer.settle(), 60)
+        assert llm._running.remeasurer is not None
+        await asyncio.wait_for(llm._running.remeasurer.settle(), 60)
         assert not cost.measurement.disturbed
         assert cost.measurement.speeds != tiny.COLD_WINS
         assert abs(cost.measurement.at - time.time()) < 60
@@ -82,14 +83,14 @@ async def test_speeds_that_refuse_every_reuse_are_questioned_within_ten_turns(
     """Measured on a machine that looked quiet, and wrong all the same: every turn runs cold."""
     llm = await opened_with(replace(BUSY, delayed=0.0, spread=1.0, at=time.time()), tmp_path / "home", open_llm)
     try:
-        cost = llm.turns.cost
+        cost = llm.pipeline.planner.cost
         assert cost is not None
         talk = llm.session("s")
         for turn in range(10):
             reply = await talk.send(tiny.words(20, seed=turn))
             assert reply.report.reuse_class == "cold" or cost.measurement.speeds != tiny.COLD_WINS
-        assert llm._remeasurer is not None
-        await asyncio.wait_for(llm._remeasurer.settle(), 60)
+        assert llm._running.remeasurer is not None
+        await asyncio.wait_for(llm._running.remeasurer.settle(), 60)
         assert cost.measurement.speeds != tiny.COLD_WINS
         assert not cost.doubted
     finally:
@@ -101,12 +102,12 @@ async def test_a_call_ends_a_measurement_which_goes_on_afterwards(
 ) -> None:
     llm = await opened_with(BUSY, tmp_path / "home", open_llm)
     try:
-        cost = llm.turns.cost
+        cost = llm.pipeline.planner.cost
         assert cost is not None
         for turn in range(4):
             await llm.generate([tiny.user(tiny.words(20, seed=turn))], store=False)
-        assert llm._remeasurer is not None
-        await asyncio.wait_for(llm._remeasurer.settle(), 60)
+        assert llm._running.remeasurer is not None
+        await asyncio.wait_for(llm._running.remeasurer.settle(), 60)
         assert not cost.measurement.disturbed
     finally:
         await llm.aclose()
@@ -118,11 +119,11 @@ async def test_callers_who_never_rest_do_not_keep_wrong_speeds(
     monkeypatch.setattr(remeasure, "PATIENCE_SECONDS", 0.2)
     llm = await opened_with(BUSY, tmp_path / "home", open_llm)
     try:
-        cost = llm.turns.cost
+        cost = llm.pipeline.planner.cost
         assert cost is not None
-        with llm.turns.idle.busy():
-            assert llm._remeasurer is not None
-            await asyncio.wait_for(llm._remeasurer.settle(), 60)
+        with llm.pipeline.engine.idle.busy():
+            assert llm._running.remeasurer is not None
+            await asyncio.wait_for(llm._running.remeasurer.settle(), 60)
         assert not cost.measurement.disturbed
     finally:
         await llm.aclose()
@@ -141,8 +142,8 @@ async def test_a_busy_machine_is_left_alone_for_a_while(
     try:
         await asyncio.sleep(1.0)
         assert 1 <= len(seen) <= remeasure.DISTURBED_STEPS
-        assert llm.turns.cost is not None
-        assert llm.turns.cost.measurement.speeds == tiny.COLD_WINS
+        assert llm.pipeline.planner.cost is not None
+        assert llm.pipeline.planner.cost.measurement.speeds == tiny.COLD_WINS
         began = time.monotonic()
     finally:
         await llm.aclose()
@@ -156,11 +157,13 @@ async def test_a_slow_disk_changes_the_plan(open_llm: OpenLLM, monkeypatch: pyte
     prompt = [tiny.user(tiny.words(330, seed=3))]
     await llm.generate(prompt)
     await llm.flush()
-    assert llm.turns.cost is not None
-    llm.turns.tiers.saw_disk = llm.turns.cost.saw_disk
-    monkeypatch.setattr(llm.turns.cost, "saw_rows", lambda *_: None)  # made-up speeds are far from this machine's
+    assert llm.pipeline.planner.cost is not None
+    llm.pipeline.memory.tiers.costs = llm.pipeline.planner.cost
+    monkeypatch.setattr(
+        llm.pipeline.planner.cost, "saw_rows", lambda *_: None
+    )  # made-up speeds are far from this machine's
     assert (await llm.generate(prompt, store=False)).report.reuse_class == "exact"
-    assert llm.turns.cost.disk_loads == 1
+    assert llm.pipeline.planner.cost.disk_loads == 1
     read = DiskStore.get_packed
 
     def slowly(self: DiskStore, info: Any) -> Packed | None:
@@ -259,12 +262,14 @@ async def test_first_pieces_and_not_first_tokens_count(open_llm: OpenLLM, monkey
 
 async def test_the_cost_model_does_not_learn_from_waiting(open_llm: OpenLLM, quiet_machine: None) -> None:
     llm = await open_llm()
-    assert llm.turns.cost is not None
+    assert llm.pipeline.planner.cost is not None
     learned: list[float] = []
-    saw = llm.turns.cost.saw_cold
-    llm.turns.cost.saw_cold = lambda tokens, seen: (learned.append(seen.seconds), saw(tokens, seen))[1]  # type: ignore[method-assign]
-    llm.turns.compute.submit(time.sleep, 1.0)
+    saw = llm.pipeline.planner.cost.saw_cold
+    llm.pipeline.planner.cost.saw_cold = lambda tokens, seen: (learned.append(seen.seconds), saw(tokens, seen))[1]  # type: ignore[method-assign]
+    busy = asyncio.ensure_future(llm.pipeline.engine.call(lambda: time.sleep(1.0)))
+    await asyncio.sleep(0)
     reply = await llm.generate([tiny.user(tiny.words(60, seed=1))])
+    await busy
     assert reply.report.stages_seconds["wait"] > 0.5
     assert len(learned) == 1
     assert learned[0] == pytest.approx(reply.report.stages_seconds["compute"], rel=0.5, abs=0.02)
@@ -288,7 +293,7 @@ async def test_savings_stand_in_reports_registry_page_and_metrics(open_llm: Open
     assert again.saved is not None
     assert again.saved.seconds == pytest.approx(cold.stages_seconds["compute"] - spent, abs=0.05)
     assert again.saved.low <= again.saved.seconds <= again.saved.high
-    totals = await llm.turns.registry.savings()
+    totals = await llm.pipeline.memory.registry.savings()
     assert totals["exact"]["known"] == 1
     assert totals["exact"]["seconds"] == pytest.approx(again.saved.seconds)
     lost, won = "semshare_lost_seconds_total", "semshare_saved_seconds_total"
@@ -299,19 +304,19 @@ async def test_savings_stand_in_reports_registry_page_and_metrics(open_llm: Open
 
 async def test_nobody_knows_what_was_saved_without_a_measured_prefill(open_llm: OpenLLM) -> None:
     llm = await open_llm()
-    assert llm.turns.cost is not None
+    assert llm.pipeline.planner.cost is not None
     prompt = [tiny.user(tiny.words(60, seed=1))]
     await llm.generate(prompt)
-    llm.turns.cost.colds = type(llm.turns.cost.colds)()
+    llm.pipeline.planner.cost.colds = type(llm.pipeline.planner.cost.colds)()
     assert (await llm.generate(prompt)).report.saved is None
-    assert (await llm.turns.registry.savings())["exact"]["unknown"] == 1
+    assert (await llm.pipeline.memory.registry.savings())["exact"]["unknown"] == 1
 
 
 async def test_turns_of_earlier_versions_are_shown_without_savings(open_llm: OpenLLM) -> None:
     llm = await open_llm()
     reply = await llm.generate([tiny.user(tiny.words(10, seed=1))])
     assert reply.report.turn_id is not None
-    found = await llm.turns.registry.turn(reply.report.turn_id)
+    found = await llm.pipeline.memory.registry.turn(reply.report.turn_id)
     assert found is not None
     row, tokens = found
     report = json.loads(row.report)

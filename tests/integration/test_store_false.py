@@ -30,7 +30,7 @@ def memory(llm: SemShareLLM, home: Path) -> dict[str, Any]:
         rows = {name: sorted(map(repr, database.execute(f"SELECT * FROM {name}"))) for name in names}
     database.close()
     files = {str(p): p.read_bytes() for p in (home / "kv").rglob("*.safetensors")}
-    blocks = {tier.name: sorted(tier.store.entries()) for tier in llm.turns.tiers.tiers}
+    blocks = {tier.name: sorted(tier.store.entries()) for tier in llm.pipeline.memory.tiers.tiers}
     return {"rows": rows, "files": files, "blocks": blocks}
 
 
@@ -105,7 +105,7 @@ async def test_nothing_of_it_is_kept(
     assert KNOWN in str([r.__dict__ for r in caplog.records])
     caplog.clear()
     await ASKED[how](llm)
-    await llm.turns.idle.drained()
+    await llm.pipeline.engine.idle.drained()
     await llm.settle()
     assert memory(llm, tmp_path / "home") == before
     assert SECRET[:20] not in str([r.__dict__ for r in caplog.records])
@@ -118,7 +118,7 @@ async def test_nothing_of_it_is_kept(
 async def test_a_turn_is_kept_where_nobody_says_otherwise(open_llm: OpenLLM, body: dict[str, Any]) -> None:
     llm = await open_llm()
     await requested(**body)(llm)
-    kept = (await llm.turns.registry.statistics())["turns"]
+    kept = (await llm.pipeline.memory.registry.statistics())["turns"]
     assert sum(row["turns"] for row in kept.values()) == 1
 
 

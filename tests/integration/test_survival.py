@@ -127,7 +127,7 @@ async def test_damaged_files_are_counted_misses_and_the_answer_is_right(
     assert sum(found.report.tokens.values()) == found.usage.prompt_tokens
     if which == "all":
         assert found.report.reuse_class == "cold"
-    events = await llm.turns.registry.statistics()
+    events = await llm.pipeline.memory.registry.statistics()
     assert events["tokens_by_event"]["miss"] > 0
     again = await llm.generate(MESSAGES, store=False)
     assert again.report.misses == 0
@@ -174,7 +174,7 @@ async def test_a_lowered_budget_evicts_and_tells_the_registry(open_llm: OpenLLM)
     size = sum(p.stat().st_size for p in files(first))
     second = await open_llm(disk_bytes=size // 2)
     assert sum(p.stat().st_size for p in files(second)) <= size // 2
-    left = {info.key for info, _ in await second.turns.registry.blocks()}
+    left = {info.key for info, _ in await second.pipeline.memory.registry.blocks()}
     assert left == {p.name.removesuffix(".safetensors") for p in files(second)}
 
 
@@ -186,9 +186,9 @@ async def test_budgets_too_small_for_a_turn_lose_kv_but_never_an_answer(open_llm
             answer = await llm.generate([user(tiny.words(40, seed))])
             await llm.flush()
             assert answer.tokens == expected[seed].tokens
-            assert all(tier.used_bytes <= tier.budget_bytes for tier in llm.turns.tiers.tiers)
-    known = {info.key for info, _ in await llm.turns.registry.blocks()}
-    assert all(llm.turns.tiers.anywhere(key) for key in known)
+            assert all(tier.used_bytes <= tier.budget_bytes for tier in llm.pipeline.memory.tiers.tiers)
+    known = {info.key for info, _ in await llm.pipeline.memory.registry.blocks()}
+    assert all(llm.pipeline.memory.tiers.anywhere(key) for key in known)
 
 
 async def test_a_database_of_another_schema_version_is_refused(open_llm: OpenLLM) -> None:
@@ -249,7 +249,6 @@ async def test_what_the_template_refuses_is_a_template_error(open_llm: OpenLLM) 
         {"top_p": 0.0},
         {"stop": ("",)},
         {"surprise": 1},
-        {"ablations": frozenset({"nonsense"})},
     ],
 )
 async def test_wrong_options_are_refused(open_llm: OpenLLM, options: dict[str, Any]) -> None:
@@ -266,7 +265,7 @@ async def test_a_closed_adapter_says_so(open_llm: OpenLLM) -> None:
     with pytest.raises(ClosedError):
         await llm.generate(MESSAGES)
     with pytest.raises(ClosedError):
-        SemShareLLM.open(loaded=tiny.loaded("llama")).turns  # noqa: B018
+        SemShareLLM.open(loaded=tiny.loaded("llama")).pipeline  # noqa: B018
 
 
 @pytest.mark.parametrize("model", ["/nowhere/at/all", "./neither", "/nowhere/x.gguf"])
@@ -287,7 +286,7 @@ async def test_a_saved_folder_loads_as_the_model_it_was(tmp_path: Path) -> None:
     known.tokenizer.save_pretrained(tmp_path / "model")
     async with SemShareLLM.open(model=str(tmp_path / "model"), home=tmp_path, disk_bytes=0) as llm:
         answer = await llm.generate(MESSAGES, max_new_tokens=4)
-        support = llm.turns.model.support
+        support = llm.pipeline.model.support
         assert support.rows is not None
         assert support.mover is not None
         assert len(answer.tokens) == 4

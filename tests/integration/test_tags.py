@@ -69,7 +69,7 @@ async def test_a_call_that_must_be_made_is_made(open_llm: OpenLLM, template: str
     assert call.name == "list" or choice == "required"
     jsonschema_rs.validate(FAR, json.loads(call.arguments))
     assert (done.text, done.finish_reason) == ("", "tool_calls")
-    tokenizer = llm.turns.model.tokenizer
+    tokenizer = llm.pipeline.model.tokenizer
     for tag in ("<tool_call>", "</tool_call>"):
         assert done.tokens.count(tokenizer.convert_tokens_to_ids(tag)) == 1
 

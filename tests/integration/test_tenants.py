@@ -52,7 +52,7 @@ async def test_members_of_a_pool_hit_and_others_do_not(open_llm: OpenLLM, kind: 
     assert (await asked(llm, kind, "docs")).reuse_class == "cold"
     assert (await asked(llm, kind, "other")).reuse_class == "cold"
     assert await llm.session("talk", tenant="branch").messages() == []
-    assert await llm.turns.registry.browse("branch") == []
+    assert await llm.pipeline.memory.registry.browse("branch") == []
 
 
 async def test_another_tenants_names_are_never_equal_in_sql(open_llm: OpenLLM, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_what_another_tenant_stored_does_not_show_in_the_time_to_the_first
     for text in texts[True]:
         await llm.generate([user(text)], tenant="other")
     await llm.flush()
-    await llm.turns.registry.scope("mine", llm.turns.kv_fingerprint, llm.turns.model.name)
+    await llm.pipeline.memory.registry.scope("mine", llm.pipeline.memory.spec.fingerprint, llm.pipeline.model.name)
     times: dict[bool, list[float]] = {False: [], True: []}
     work: dict[bool, list[Any]] = {False: [], True: []}
     with statements() as sent:

@@ -85,9 +85,9 @@ async def test_an_answer_that_is_cut_off_says_so(open_llm: OpenLLM) -> None:
 async def test_free_answers_are_what_they_would_be(open_llm: OpenLLM) -> None:
     """A constraint that leaves the model free changes no token: the prompt with tools, told by hand, says the same."""
     llm = await open_llm()
-    turns = llm.turns
+    output = llm.pipeline.output
     with_tools = await llm.generate([user("x")], tools=TOOLS, max_new_tokens=30, store=False)
-    told, none = turns.steering.chat.told([dict(user("x"))], clean_tools(TOOLS))
+    told, none = output.chat.told([dict(user("x"))], clean_tools(TOOLS))
     assert none is None
     plain = await llm.generate([message for _, message in told], max_new_tokens=30, store=False)
     assert with_tools.tokens == plain.tokens

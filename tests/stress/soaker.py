@@ -15,7 +15,7 @@ import torch
 from semshare_agents.errors import SemShareError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.store import DiskStore, audit
-from tests import tiny
+from tests import pipelines, tiny
 
 TENANTS = 4
 SESSION_TURNS = 5
@@ -79,11 +79,11 @@ class Soak:
         """Budgets hold at every look, and an audit may run beside everything."""
         store, audit_at = DiskStore(self.llm.settings.kv_dir), time.monotonic() + AUDIT_SECONDS
         while self.goes_on():
-            for tier in self.llm.turns.tiers.tiers:
+            for tier in self.llm.pipeline.memory.tiers.tiers:
                 if tier.used_bytes > tier.budget_bytes:
                     self.errors.append(f"{tier.name} holds {tier.used_bytes} of {tier.budget_bytes}")
             if time.monotonic() >= audit_at:
-                found = await audit.audit(self.llm.turns.registry, store)
+                found = await audit.audit(self.llm.pipeline.memory.registry, store)
                 self.count["audits"] += 1
                 audit_at = time.monotonic() + AUDIT_SECONDS
                 if found.damaged:
@@ -98,17 +98,17 @@ async def soak(home: Path, url: str, seconds: float, sessions: int, seed: int, d
     async with SemShareLLM.open(
         loaded=tiny.loaded("llama"), home=home, database_url=url or None, **small, **shape
     ) as llm:
-        assert llm.turns.model.support.rows is not None
-        llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
+        assert llm.pipeline.model.support.rows is not None
+        pipelines.replan(llm, cost=tiny.cost(tiny.REUSE_WINS, llm.pipeline.model.support.rows.token_bytes))
         work = Soak(llm, seed, seconds)
         async with asyncio.TaskGroup() as group:
             group.create_task(work.watch())
             for number in range(sessions):
                 group.create_task(work.talk(number))
         await llm.settle()
-        if llm.turns.tiers.leases._count:
+        if llm.pipeline.memory.tiers.leases._count:
             work.errors.append("leases are left")
-        durable = llm.turns.tiers.durable
+        durable = llm.pipeline.memory.tiers.durable
         assert durable is not None
         work.count["evicted"] = durable.evicted.total()
         return {"count": dict(work.count), "errors": work.errors[:20], "error_count": len(work.errors)}

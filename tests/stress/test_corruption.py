@@ -18,8 +18,8 @@ from semshare_agents.errors import SemShareError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, prepare
 from semshare_agents.model.run import RowRun
-from semshare_agents.observe.report import effective_kinds
-from semshare_agents.request import Request
+from semshare_agents.request.request import Request
+from semshare_agents.reuse.kinds import effective_kinds
 from semshare_agents.sealing import MAGIC
 from semshare_agents.values import FAST, Ints, Kind, Reuse, Sampling
 from tests import tiny
@@ -49,7 +49,9 @@ class Seen:
 
 
 async def look(llm: SemShareLLM, name: str, reuse: Reuse, tenant: str = "a") -> Seen:
-    prefilled = await llm.turns.prefill(Request(ASKED[name], tenant, reuse, Sampling(max_new_tokens=1), fidelity=FAST))
+    prefilled = await llm.pipeline.prefill(
+        Request(ASKED[name], tenant, reuse, Sampling(max_new_tokens=1), fidelity=FAST)
+    )
     assert isinstance(prefilled.run, RowRun)
     kv = prefilled.run.buffer[:, :, :, : len(prefilled.prompt)].clone()
     kinds = effective_kinds(prefilled.alignment, prefilled.plan) * (not prefilled.plan.cold)
@@ -223,11 +225,11 @@ async def test_no_damage_is_ever_served(open_llm: OpenLLM, keys: str | None, pyt
     memory = await filled(open_llm, keys)
     llm = memory.llm
     cold = {name: await look(llm, name, Reuse.OFF) for name in ASKED}
-    load = llm.turns.tiers.load
+    load = llm.pipeline.memory.tiers.load
     read: set[str] = set()
-    llm.turns.tiers.load = lambda infos, *owner: (read.update(i.key for i in infos), load(infos, *owner))[1]  # type: ignore[method-assign]
+    llm.pipeline.memory.tiers.load = lambda infos, *owner: (read.update(i.key for i in infos), load(infos, *owner))[1]  # type: ignore[method-assign]
     whole = {name: await look(llm, name, Reuse.MOVED) for name in ASKED}
-    llm.turns.tiers.load = load  # type: ignore[method-assign]
+    llm.pipeline.memory.tiers.load = load  # type: ignore[method-assign]
     memory.mine = [path for path in memory.mine if path.stem in read]
     assert len(memory.mine) > 15, len(memory.mine)
     assert Kind.EXACT in whole["exact"].kinds

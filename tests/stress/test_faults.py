@@ -35,7 +35,7 @@ async def asked(llm: SemShareLLM, number: int, **options: Any) -> str:
 
 
 def counted(llm: SemShareLLM, what: str) -> float:
-    value = Metrics(llm.turns.tiers.tiers).registry.get_sample_value(
+    value = Metrics(llm.pipeline.memory.tiers.tiers).registry.get_sample_value(
         "semshare_tier_failures_total", {"tier": "disk", "what": what}
     )
     return value or 0.0
@@ -43,7 +43,7 @@ def counted(llm: SemShareLLM, what: str) -> float:
 
 async def sound(llm: SemShareLLM) -> bool:
     await llm.flush()  # a block on its way out has no row but still a file
-    found = await audit.audit(llm.turns.registry, DiskStore(llm.settings.kv_dir))
+    found = await audit.audit(llm.pipeline.memory.registry, DiskStore(llm.settings.kv_dir))
     return found.problems(alone=True) == 0
 
 
@@ -74,9 +74,9 @@ async def test_a_disk_that_cannot_be_written(
         assert await asked(llm, 1) == "cold"
         assert await asked(llm, 1) == "exact", "RAM has it"
         assert counted(llm, "write") > 0
-        assert await llm.turns.registry.foreign() == []
+        assert await llm.pipeline.memory.registry.foreign() == []
     assert await asked(llm, 2) == "cold"
-    assert not llm.turns.unwritten
+    assert not llm.pipeline.memory._delayed
     assert await sound(llm)
     await llm.aclose()
     # What could not be written was written once it could be, and outlives the process.
@@ -107,7 +107,7 @@ async def test_a_small_disk_that_fills_up(open_llm: OpenLLM, tmp_path: Path) -> 
         for number in range(len(TEXTS)):
             assert await asked(llm, number) == "cold"
         assert counted(llm, "write") > 0
-        assert llm.turns.unwritten
+        assert llm.pipeline.memory._delayed
         for number in range(len(TEXTS)):
             assert await asked(llm, number, store=False) == "exact"
         assert not list(llm.settings.kv_dir.glob("*/*.tmp"))
@@ -154,7 +154,7 @@ async def test_a_database_that_fails_for_a_while(open_llm: OpenLLM, monkeypatch:
     assert await asked(llm, 1) == "exact"
     assert await asked(llm, 0) == "exact"
     assert await sound(llm)
-    assert len(llm.turns.tiers.tiers[0]) == len(await llm.turns.registry.blocks())
+    assert len(llm.pipeline.memory.tiers.tiers[0]) == len(await llm.pipeline.memory.registry.blocks())
 
 
 async def test_a_clock_that_goes_backwards(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
 from semshare_agents.store import DiskStore, audit
-from tests import tiny
+from tests import pipelines, tiny
 from tests.stress.writer import KIND_OF, STEPS, opened, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -119,8 +119,8 @@ async def check_answers(home: Path, said: list[list[str]], job: dict[str, Any], 
         pinned = await check_pins(llm, home, said)
         for number in forgetting - set(answered):
             assert await llm.session(f"s{number}").messages() == []
-        assert llm.turns.model.support.rows is not None
-        llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
+        assert llm.pipeline.model.support.rows is not None
+        pipelines.replan(llm, cost=tiny.cost(tiny.REUSE_WINS, llm.pipeline.model.support.rows.token_bytes))
         for number in sorted({*wanted, *pinned}):
             cold = await llm.generate([tiny.user(text_of(number))], reuse="off", store=False)
             warm = await llm.generate([tiny.user(text_of(number))], reuse="exact", store=False)
@@ -137,7 +137,7 @@ async def check_pins(llm: SemShareLLM, home: Path, said: list[list[str]]) -> set
     pinning, pinned, unpinning, unpinned = (
         {int(w[1]) for w in said if w[0] == word} for word in ("pinning", "pinned", "unpinning", "unpinned")
     )
-    blocks = {int(p.session[1:]): p.blocks for p in await llm.turns.registry.pins() if p.session is not None}
+    blocks = {int(p.session[1:]): p.blocks for p in await llm.pipeline.memory.registry.pins() if p.session is not None}
     assert pinned - unpinning <= set(blocks) <= pinning - unpinned
     query = """SELECT count(DISTINCT b.block_id) FROM turn_blocks b JOIN turns t ON t.id = b.turn_id
         JOIN sessions s ON s.id = t.session_id WHERE s.name = ?"""

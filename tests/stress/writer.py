@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from semshare_agents import pinning
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.memory import pins as pinning
 from semshare_agents.registry import Registry
 from semshare_agents.store import DiskStore, Tiers, audit, codec, disk
 from semshare_agents.store.ledger import Ledger
-from tests import tiny
+from tests import pipelines, tiny
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 STEPS: dict[str, tuple[Any, str]] = {
@@ -118,8 +118,8 @@ SMALL: dict[str, dict[str, Any]] = {
 async def write(job: dict[str, Any]) -> None:
     """Turns, and what is said of them: `answered` (its row is there), `durable` (its files are too)."""
     async with opened(job["home"], **SMALL.get(job["kind"], {})) as llm:
-        assert llm.turns.model.support.rows is not None
-        llm.turns.cost = tiny.cost(tiny.REUSE_WINS, llm.turns.model.support.rows.token_bytes)
+        assert llm.pipeline.model.support.rows is not None
+        pipelines.replan(llm, cost=tiny.cost(tiny.REUSE_WINS, llm.pipeline.model.support.rows.token_bytes))
         for number in range(job["first"], job["first"] + 400):
             answer = await llm.generate([tiny.user(text_of(number))], session=f"s{number}")
             if answer.report.turn_id is not None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from semshare_agents.errors import CalibrationError, ConfigurationError
-from semshare_agents.options import request_of
+from semshare_agents.request.options import request_of
 from semshare_agents.reuse.dial import plan_within
 from semshare_agents.reuse.drift import (
     COVERAGE,

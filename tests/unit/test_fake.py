@@ -213,7 +213,7 @@ async def test_a_delay_lets_a_timeout_strike_and_a_closed_stream_is_not_remember
         async with aclosing(llm.stream([user("x")], session="ana")) as stream:
             async for _ in stream:
                 break
-        assert await llm.turns.registry.history("default", "ana") == []
+        assert await llm.pipeline.memory.registry.history("default", "ana") == []
 
 
 # --- memory
@@ -261,7 +261,7 @@ async def test_what_is_forgotten_is_gone_with_what_goes_on_from_it() -> None:
         assert (await llm.forget(session="bo", dry_run=True)).turn_ids == (3,)
         assert await talk.messages() == []
         assert len(await other.messages()) == 2
-        assert [row.id for row in await llm.turns.registry.browse("default")] == [kept.report.turn_id]
+        assert [row.id for row in await llm.pipeline.memory.registry.browse("default")] == [kept.report.turn_id]
         assert (await llm.forget(tenant="default")).turn_ids == (3,)
         with pytest.raises(ConfigurationError, match="say what to forget"):
             await llm.forget()

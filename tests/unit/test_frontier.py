@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from semshare_agents.bench.ablations import ABLATIONS
 from semshare_agents.bench.configurations import ablated, chosen, configurations
 from semshare_agents.bench.frontier import FrontierOptions, frontier_table, summarise
 from semshare_agents.bench.output import markdown, prepare_folder
@@ -24,7 +25,6 @@ from semshare_agents.bench.plots import (
 )
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.match.matchers import MATCHERS
-from semshare_agents.request import ABLATIONS
 from semshare_agents.reuse.strategies import STRATEGIES
 
 PNG = b"\x89PNG\r\n\x1a\n"

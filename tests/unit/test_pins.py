@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from semshare_agents.errors import PinError, StoreError
 from semshare_agents.evict import POLICIES, PolicyOptions, make_policy
-from semshare_agents.pinning import check
+from semshare_agents.memory.pins import check
 from semshare_agents.registry import PinnedBlock
 from semshare_agents.settings import load_settings
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers

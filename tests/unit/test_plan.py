@@ -9,8 +9,9 @@ import pytest
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.observe.delays import Timed
-from semshare_agents.observe.report import exact_frontier, make_report
+from semshare_agents.observe.report import make_report
 from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.look import look_at_moved
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
 from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy

@@ -17,7 +17,7 @@ from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.tokenise import check_length
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
-from semshare_agents.options import request_of
+from semshare_agents.request.options import request_of
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.testing.fake.memory import FakeMemory
 from semshare_agents.testing.fake.script import Answers, Script, Token, drawn, echo
@@ -27,7 +27,7 @@ from semshare_agents.values import Generation, Messages, Piece, ToolCall
 if TYPE_CHECKING:
     from semshare_agents.llm import SemShareLLM
     from semshare_agents.registry import Forgotten, Pin
-    from semshare_agents.request import Request
+    from semshare_agents.request.request import Request
     from semshare_agents.session import Session
 
     Face = SemShareLLM
@@ -95,9 +95,8 @@ class FakeLLM(Face):
         self._memory = FakeMemory(self.settings.model)
         self._face: Any = SimpleNamespace(
             model=SimpleNamespace(name=self.settings.model, context_tokens=context_tokens, tokenizer=None),
-            tiers=SimpleNamespace(tiers=()),
-            registry=self._memory,
-            steering=SimpleNamespace(constraint=check_grammar),
+            memory=SimpleNamespace(tiers=SimpleNamespace(tiers=()), registry=self._memory),
+            output=SimpleNamespace(constraint=check_grammar),
         )
         self._fake_loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -161,8 +160,8 @@ class FakeLLM(Face):
         """Nothing waits to be repaired or measured."""
 
     @property
-    def turns(self) -> Any:
-        """What integrations read of an adapter: model, tiers, registry, steering.
+    def pipeline(self) -> Any:
+        """What integrations read of an adapter: model, memory, output.
 
         Raises:
             ClosedError: it is closed or was never started.
@@ -208,13 +207,13 @@ class FakeLLM(Face):
         return self._answered(messages, options)
 
     async def _answered(self, messages: Messages, options: dict[str, Any]) -> AsyncGenerator[Piece]:
-        turns, request, began = self.turns, request_of(self.settings, messages, options), time.time()
+        model, request, began = self.pipeline.model, request_of(self.settings, messages, options), time.time()
         start = time.perf_counter()
         cleaned = clean_messages(request.messages)
         request = replace(request, messages=cleaned)
         prompt = prompt_of(request)
         check_grammar(request.want)
-        room = check_length(len(prompt), request.sampling.max_new_tokens, turns.model.context_tokens)
+        room = check_length(len(prompt), request.sampling.max_new_tokens, model.context_tokens)
         self.calls.append(FakeCall(cleaned, dict(options), request))
         text, calls = self._script.next(cleaned)
         calls = self._named(calls, request)
@@ -230,7 +229,7 @@ class FakeLLM(Face):
         generation = generation_of(said, len(prompt), report, cut=cut, stopped=stopped)
         if request.store:
             generation = self._remember(request, prompt, generation)
-        seen = TurnSeen(turns.model.name, request, generation, began, time.time())
+        seen = TurnSeen(model.name, request, generation, began, time.time())
         for observer in self.observers:
             observer.turn(seen)
         yield Piece("", generation)
@@ -271,7 +270,7 @@ class FakeLLM(Face):
         """Remove a turn, a session, or with `tenant` alone all of a tenant; see `SemShareLLM.forget`."""
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
-        forgotten: Forgotten = await self.turns.registry.forget(
+        forgotten: Forgotten = await self.pipeline.memory.registry.forget(
             self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run
         )
         return forgotten
@@ -285,25 +284,25 @@ class FakeLLM(Face):
         seconds: float | None = None,
     ) -> Pin:
         """Pin a turn or a session; see `SemShareLLM.pin`. Nothing is ever evicted here."""
-        from semshare_agents.pinning import one_of
+        from semshare_agents.memory.pins import one_of
 
         one_of(session, turn)
         if seconds is not None and not 0 < seconds < float("inf"):
             raise ConfigurationError(f"a pin lasts a positive number of seconds, not {seconds:g}; none: until unpinned")
-        pin: Pin = self.turns.registry.pin(self._whose(tenant), session, turn, seconds)
+        pin: Pin = self.pipeline.memory.registry.pin(self._whose(tenant), session, turn, seconds)
         return pin
 
     async def unpin(self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None) -> bool:
         """End a pin; whether there was one."""
-        from semshare_agents.pinning import one_of
+        from semshare_agents.memory.pins import one_of
 
         one_of(session, turn)
-        ended: bool = self.turns.registry.unpin(self._whose(tenant), session, turn)
+        ended: bool = self.pipeline.memory.registry.unpin(self._whose(tenant), session, turn)
         return ended
 
     async def pins(self, *, tenant: str | None = None) -> list[Pin]:
         """What of a tenant is pinned, oldest first."""
-        pins: list[Pin] = await self.turns.registry.pins(self._whose(tenant))
+        pins: list[Pin] = await self.pipeline.memory.registry.pins(self._whose(tenant))
         return pins
 
     def _whose(self, tenant: str | None) -> str:

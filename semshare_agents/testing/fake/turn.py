@@ -18,8 +18,8 @@ from semshare_agents.testing.fake.script import CALLS, END, Token, ids, prompt_w
 from semshare_agents.values import Alignment, Generation, Kind, Plan, Report, Reuse, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from semshare_agents.request import Request
-    from semshare_agents.steering import Wanted
+    from semshare_agents.request.output import Wanted
+    from semshare_agents.request.request import Request
 
 COLD_SECONDS_A_TOKEN = 0.001
 """What a prefill is said to have cost; reports of reuse then show a gain."""

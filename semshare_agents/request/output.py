@@ -66,7 +66,7 @@ def wanted(tools: object, choice: object, parallel: bool, schema: object) -> Wan
     return Wanted([], AUTO, parallel, schema) if word == NONE else Wanted(cleaned, word, parallel, schema)
 
 
-class Steering:
+class OutputControl:
     """Steers answers of one model. What it needs to know of the model is found out when first needed.
 
     Args:

@@ -19,20 +19,20 @@ class Answer:
         tokens: Generated token ids so far.
         text: Text so far, tool calls included, without what may be a stop string.
         finish_reason: `stop` or `length`, empty while it grows.
-        watched_tokens: Of how many first tokens the logits are kept.
+        sampled_tokens: Of how many first tokens the logits are kept, for the drift monitor.
         logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
     """
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = ""
-    watched_tokens: int = 0
+    sampled_tokens: int = 0
     logits: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Answering:
-    """Lets an answer grow.
+class Decoder:
+    """Lets an answer grow. It draws; what is drawn from is computed elsewhere.
 
     Attributes:
         answer: What grows.
@@ -55,7 +55,7 @@ class Answering:
             logits: What it is drawn from, shape `(vocabulary,)`.
         """
         answer = self.answer
-        if len(answer.logits) < answer.watched_tokens:
+        if len(answer.logits) < answer.sampled_tokens:
             answer.logits.append(logits.float().cpu())
         token = self.sampler.next(logits)
         answer.tokens.append(token)

@@ -1,4 +1,4 @@
-"""Guard: a sample of approximate turns is measured against cold runs, and who drifts too far is narrowed.
+"""The drift monitor: approximate turns are sampled and measured against cold runs; who drifts too far is narrowed.
 
 Whether a turn is sampled is drawn before it answers, so that the logits it answers from can be kept. While nobody waits
 for the model the same tokens are computed cold; the mean KL of cold to reuse is the turn's drift. Each class of reuse
@@ -21,16 +21,16 @@ from random import Random
 import numpy as np
 import torch
 
-from semshare_agents import threads
-from semshare_agents.answering import Answer
-from semshare_agents.errors import RegistryError, SemShareError
-from semshare_agents.idle import IdleWork
-from semshare_agents.model.run import RowRun
+from semshare_agents.background.repair import CHUNK_ROWS
+from semshare_agents.background.work import IdleWork
+from semshare_agents.concurrency import threads
+from semshare_agents.errors import SemShareError
 from semshare_agents.observe.drift import agreement, kl_mean
 from semshare_agents.registry import DriftSample, Limit
-from semshare_agents.repair import CHUNK_ROWS, load_exact, when_idle
-from semshare_agents.request import Request
-from semshare_agents.turn import Prefilled, Turns
+from semshare_agents.request.request import Request
+from semshare_agents.turn.decode import Answer
+from semshare_agents.turn.load import Loader
+from semshare_agents.turn.state import NOWHERE, Admitted, Prefilled
 from semshare_agents.values import Ints, Reuse, Scope
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ WIDER = {stricter: word for word, stricter in STRICTER.items()}
 
 
 @dataclass(frozen=True)
-class GuardSettings:
+class MonitorSettings:
     """How the guard judges.
 
     Attributes:
@@ -77,21 +77,6 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A request as the guard lets it through.
-
-    Attributes:
-        request: Narrowed where it has to be.
-        note: Why, for the report; empty where nothing changed.
-        probed: Whose probe it is.
-    """
-
-    request: Request
-    note: str = ""
-    probed: tuple[Watch, ...] = ()
-
-
-@dataclass(frozen=True)
 class Job:
     """A sampled turn.
 
@@ -112,11 +97,11 @@ class Job:
     logits: torch.Tensor
 
 
-class Guard(IdleWork[Job]):
+class DriftMonitor(IdleWork[Job]):
     """Samples, measures and narrows; all methods belong on the event loop's thread.
 
     Args:
-        turns: The stages and what they need.
+        loader: Brings what is stored of sampled turns.
         settings: How it judges.
         repaired: Waits for repair, which leaves behind most of what a cold run needs.
         seed: Of the draws; None for a new one.
@@ -125,14 +110,14 @@ class Guard(IdleWork[Job]):
 
     def __init__(
         self,
-        turns: Turns,
-        settings: GuardSettings,
+        loader: Loader,
+        settings: MonitorSettings,
         repaired: Callable[[], Awaitable[None]],
         seed: int | None = None,
         seen: Callable[[DriftSample], None] = lambda _: None,
     ):
         super().__init__(MOST_WAITING)
-        self._turns = turns
+        self._loader = loader
         self._settings = settings
         self._repaired = repaired
         self._random = Random(seed)
@@ -141,17 +126,11 @@ class Guard(IdleWork[Job]):
 
     # --- before and during a turn
 
-    async def admit(self, request: Request) -> Admitted:
+    async def admit(self, scope: Scope, request: Request) -> Admitted:
         """Hold a request to the limits of its tenant and session."""
-        if not self._settings.share:
+        if not self._settings.share or scope is NOWHERE:
             return Admitted(request)
-        try:
-            scope = await self._turns.scope(request.tenant, make=request.store)
-            watches = await self._watches_of(scope)
-        except RegistryError as e:
-            # Without its registry the turn will run cold, which needs no limit.
-            log.warning("a turn is not guarded: %s", e)
-            return Admitted(request)
+        watches = await self._watches_of(scope)
         word, note, probed = request.reuse, "", []
         for whose in {None: "tenant", request.session: "session"} if request.session else {None: "tenant"}:
             watch = watches.get(whose)
@@ -169,25 +148,23 @@ class Guard(IdleWork[Job]):
                 word, note = allowed, reason
         return Admitted(replace(request, reuse=word), note, tuple(probed))
 
-    def watched(self, admitted: Admitted, prefilled: Prefilled) -> Answer:
-        """An empty answer, which keeps its logits where the turn is sampled; the report says what was narrowed."""
+    def sampled_tokens(self, prefilled: Prefilled) -> int:
+        """Of how many of an answer's first tokens the logits are to be kept: some where the turn is sampled."""
         report = prefilled.report
-        reason = "; ".join(filter(None, (admitted.note, report.reason)))
-        prefilled.report = replace(report, reason=reason)
         approximate = report.reuse_class in STRICTER
         probe = False
-        for watch in admitted.probed:
+        for watch in prefilled.filled.matched.admitted.probed:
             if approximate and not watch.limit.reuse.allows(Reuse(report.reuse_class)):
                 probe = True
             else:
                 # It used nothing that is in question: the next turn is the probe.
                 watch.refused = self._settings.probe_turns - 1
         chosen = approximate and prefilled.request.store and (probe or self._random.random() < self._settings.share)
-        return Answer(watched_tokens=WATCHED_TOKENS if chosen else 0)
+        return WATCHED_TOKENS if chosen else 0
 
     async def _watches_of(self, scope: Scope) -> dict[str | None, Watch]:
         if scope.seed not in self._watches:
-            limits = await self._turns.registry.limits(scope)
+            limits = await self._loader.memory.registry.limits(scope)
             self._watches.setdefault(scope.seed, {whose: Watch(limit) for whose, limit in limits.items()})
         return self._watches[scope.seed]
 
@@ -211,31 +188,25 @@ class Guard(IdleWork[Job]):
             job = self._waiting.popleft()
             try:
                 cold = await self._cold(job)
-                if cold is not None and await self._turns.unchanged(job.scope):
+                if cold is not None and await self._loader.memory.unchanged(job.scope):
                     await self._judge(job, await threads.work(_compared, job, cold))
             except SemShareError as e:
                 log.warning("turn %d is not measured: %s", job.turn_id, e)
 
     async def _cold(self, job: Job) -> torch.Tensor | None:
         """Logits of a cold run over a turn's answer, `(compared, vocabulary)`; None where the guard is closing."""
-        turns = self._turns
-        assert turns.model.support.rows is not None
-        assert turns.pool is not None
         count, first = len(job.logits), len(job.tokens) - len(job.logits)
-        await turns.idle.quiet()
-        run = RowRun(turns.model.support.rows, turns.pool, len(job.tokens))
-        self._running = run
+        engine, rows = self._loader.engine, np.arange(first, len(job.tokens))
+        await engine.idle.quiet()
+        self._running = run = await self._loader.exact_run(job.scope, job.tokens)
         try:
-            await load_exact(turns, job.scope, job.tokens, run)
             run.continue_from(job.tokens, min(run.exact, first))
-            rows = np.arange(first, len(job.tokens))
+            while run.exact < first and self._wanted():
+                await engine.when_idle(lambda: run.again(min(CHUNK_ROWS, first - run.exact)), run, self._wanted)
             cold = None
             while cold is None and self._wanted():
-                if run.exact < first:
-                    await when_idle(turns, run, self._wanted, lambda: run.repair(min(CHUNK_ROWS, first - run.exact)))
-                else:
-                    cold = await when_idle(turns, run, self._wanted, lambda: run.forward(job.tokens[rows], rows, count))
-            return cold
+                cold = await engine.when_idle(lambda: run.beyond(job.tokens[rows], rows, count), run, self._wanted)
+            return None if cold is None else cold.result
         finally:
             self._running = None
             run.close()
@@ -245,7 +216,7 @@ class Guard(IdleWork[Job]):
 
     async def _judge(self, job: Job, sample: DriftSample) -> None:
         """Record a sample and hold its tenant and session to the budget."""
-        await self._turns.registry.add_drift(job.scope, sample)
+        await self._loader.memory.registry.add_drift(job.scope, sample)
         self._seen(sample)
         watches = await self._watches_of(job.scope)
         for whose in dict.fromkeys((None, job.session)):
@@ -261,7 +232,7 @@ class Guard(IdleWork[Job]):
             )
             log.warning("%s %s to %s: %s", kind, whose or job.scope.tenant, judged, reason)
             limit = Limit(judged, reason, time.time())
-            await self._turns.registry.set_limit(job.scope, whose, limit, kind, job.turn_id)
+            await self._loader.memory.registry.set_limit(job.scope, whose, limit, kind, job.turn_id)
             watch.limit, watch.refused = limit, 0
             watch.windows.clear()
 
@@ -270,12 +241,14 @@ class Guard(IdleWork[Job]):
         if reuse in watch.windows:
             watch.windows[reuse].append(newest)
         else:
-            kept = await self._turns.registry.drift(scope, whose, str(reuse), watch.limit.since, self._settings.window)
+            kept = await self._loader.memory.registry.drift(
+                scope, whose, str(reuse), watch.limit.since, self._settings.window
+            )
             watch.windows[reuse] = deque(kept, self._settings.window)
         return watch.windows[reuse]
 
 
-def judge(limit: Reuse, reuse: Reuse, window: deque[float], settings: GuardSettings) -> Reuse | None:
+def judge(limit: Reuse, reuse: Reuse, window: deque[float], settings: MonitorSettings) -> Reuse | None:
     """The limit that follows from a window of samples; None where it stays as it is.
 
     A window that is not full yet narrows only what would leave the budget even if all samples to come were 0, and

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from semshare_agents import threads
-from semshare_agents.model.rows import ForwardStopped
+from semshare_agents.concurrency import threads
+from semshare_agents.engine import Engine, Priority
+from semshare_agents.model.loading import LoadedModel
+from semshare_agents.model.rows import BufferPool, ForwardStopped
+from semshare_agents.observe.observers import TurnSeen
+from semshare_agents.registry import DriftSample
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.measure import Measuring, Step
 from semshare_agents.reuse.speeds import Measurement, keep, path_of
-from semshare_agents.turn import Turns
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +38,35 @@ class Remeasurer:
     """Keeps a cost model's speeds true. All methods belong on the event loop's thread.
 
     Args:
-        turns: Their model, compute thread and idle time.
+        model: The model.
+        engine: The way onto it.
+        pool: Buffers to measure in.
         cost: Whose speeds.
         setting: What the speeds depend on besides the model.
         home: Where they are kept.
     """
 
-    def __init__(self, turns: Turns, cost: CostModel, setting: str, home: Path):
-        self._turns = turns
+    def __init__(
+        self, model: LoadedModel, engine: Engine, pool: BufferPool | None, cost: CostModel, setting: str, home: Path
+    ):
+        self._model = model
+        self._engine = engine
+        self._pool = pool
         self._cost = cost
         self._setting = setting
-        self._path = path_of(home, turns.model.fingerprint)
+        self._path = path_of(home, model.fingerprint)
         self._again = AGAIN_SECONDS
         self._not_before = 0.0
         self._closing = asyncio.Event()
         self._stop = Event()
         self._task: asyncio.Task[None] | None = None
+
+    def turn(self, seen: TurnSeen) -> None:
+        """A turn is finished, which may have put the speeds in question."""
+        self.check()
+
+    def drift(self, sample: DriftSample) -> None:
+        """Says nothing of speeds."""
 
     def check(self) -> None:
         """Measure when there is time, if there is a reason to."""
@@ -104,10 +120,10 @@ class Remeasurer:
 
     async def _measured(self) -> Measurement | None:
         """A measurement; None where the adapter closes or the machine is busy."""
-        turns, rows = self._turns, self._turns.model.support.rows
+        rows = self._model.support.rows
         assert rows is not None
         patient = await self._idle()
-        measuring = await threads.store(Measuring, rows, turns.model.context_tokens, turns.pool)
+        measuring = await threads.store(Measuring, rows, self._model.context_tokens, self._pool)
         disturbed = 0
         try:
             for name, step in measuring.steps():
@@ -125,7 +141,7 @@ class Remeasurer:
     async def _idle(self) -> bool:
         """Wait until nobody waits for the model; False where that does not come."""
         try:
-            await asyncio.wait_for(self._turns.idle.quiet(), PATIENCE_SECONDS)
+            await asyncio.wait_for(self._engine.idle.quiet(), PATIENCE_SECONDS)
         except TimeoutError:
             return False
         return True
@@ -135,10 +151,10 @@ class Remeasurer:
         if self._closing.is_set() or (patient and not await self._idle()):
             return False
         self._stop.clear()
-        ended_by_calls = self._turns.idle.background(self._stop) if patient else nullcontext()
+        ended_by_calls = self._engine.idle.background(self._stop) if patient else nullcontext()
         with ended_by_calls, suppress(ForwardStopped):
             run = partial(measuring.run, step, self._stop)
-            measuring.add(name, await asyncio.get_running_loop().run_in_executor(self._turns.compute, run))
+            measuring.add(name, await self._engine.call(run, priority=Priority.IDLE))
             return True
         return False
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.request import ABLATIONS, Request
+from semshare_agents.request.output import wanted, without_template
+from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
-from semshare_agents.steering import wanted, without_template
 from semshare_agents.values import Fidelity, Messages, Reuse, Sampling
 
 
@@ -43,9 +43,6 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
     tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
     want = wanted(tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None))
     want = without_template(want) if raw else want
-    ablations = frozenset(given.pop("ablations", ()))
-    if not ablations <= ABLATIONS:
-        raise ConfigurationError(f"ablations must be among {', '.join(sorted(ABLATIONS))}")
     return Request(
         messages=messages,
         tenant=tenant,
@@ -55,7 +52,6 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
         want=want,
         store=store,
         fidelity=fidelity,
-        ablations=ablations,
         raw=raw,
     )
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from semshare_agents.steering import FREE, Wanted
+from semshare_agents.request.output import FREE, Wanted
 from semshare_agents.values import FAST, Fidelity, Messages, Reuse, Sampling
-
-NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
-ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
-"""Deliberate damage, for measuring what each part of the method is worth."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,6 @@ class Request:
         want: Tools, and what the answer is held to.
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
-        ablations: See `ABLATIONS`.
         raw: Whether the text of the one message is the prompt as it is, without a chat template.
     """
 
@@ -37,5 +32,4 @@ class Request:
     want: Wanted = FREE
     store: bool = True
     fidelity: Fidelity = FAST
-    ablations: frozenset[str] = frozenset()
     raw: bool = False

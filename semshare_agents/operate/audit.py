@@ -7,10 +7,12 @@ sound file and each file a row.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from semshare_agents.memory.blocks import Blocks
 from semshare_agents.registry import Registry
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.disk import DiskStore
@@ -119,20 +121,19 @@ async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
         RegistryError: the database fails.
         StoreError: a file cannot be removed.
     """
+    blocks = Blocks(registry, partial(_delete, store))
     # A stray may be what a row misses. Whether it is sound is for the next audit to say.
     home = await asyncio.to_thread(_bring_home, store, found)
     on_disk = await asyncio.to_thread(lambda: {key for key in found.held if store.path(key).exists()})
     await registry.made_durable(sorted(on_disk))
     lost = [key for key in found.held if key not in on_disk]
-    await registry.drop_blocks(lost, "evict", "was in the memory of a process that ended")
-    await registry.drop_blocks([key for key in found.gone if key not in home], "miss", "its file is gone")
+    await blocks.drop(lost, "evict", "was in the memory of a process that ended")
+    await blocks.drop([key for key in found.gone if key not in home], "miss", "its file is gone")
     await registry.drop_broken_links()
-    await registry.drop_blocks(found.unused, "evict", "no turn uses it")
-    # Rows first: a file without a row is an orphan, a row without a file a promise that is broken.
-    await registry.drop_blocks([key for key, _ in found.damaged], "miss", "its file was damaged")
-    await asyncio.to_thread(
-        _remove, store, [*(key for key, _ in found.damaged), *found.orphans, *found.unused], found.leftovers
-    )
+    await blocks.drop(found.unused, "evict", "no turn uses it")
+    await blocks.drop([key for key, _ in found.damaged], "miss", "its file was damaged")
+    await blocks.delete(found.orphans)
+    await asyncio.to_thread(_unlink, found.leftovers)
     if found.unerased:
         await registry.erase()
 
@@ -159,8 +160,11 @@ def _bring_home(store: DiskStore, found: Audit) -> set[str]:
     return moved
 
 
-def _remove(store: DiskStore, keys: list[str], leftovers: tuple[Path, ...]) -> None:
+def _delete(store: DiskStore, keys: Sequence[str]) -> None:
     for key in keys:
         store.delete(key)
-    for path in leftovers:
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)

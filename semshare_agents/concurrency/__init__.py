@@ -1,0 +1,1 @@
+"""Threads for what blocks, and who is waiting."""

@@ -1,0 +1,181 @@
+"""A turn's blocks: their names, and which of them stored turns have already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import uuid4
+
+import numpy as np
+
+from semshare_agents.concurrency import threads
+from semshare_agents.match import names
+from semshare_agents.match.names import NamedBlock
+from semshare_agents.match.spans import equal_ahead
+from semshare_agents.model.run import RowRun
+from semshare_agents.registry import NewBlock, Registry
+from semshare_agents.turn.state import Prefilled
+from semshare_agents.values import Donor, Ints, Kind, Scope
+
+
+@dataclass(frozen=True)
+class TurnBlocks:
+    """What a turn's KV is stored as.
+
+    Attributes:
+        tokens: Tokens whose KV the run had, shape `(tokens,)`.
+        exact_tokens: Of these, the prefix that equals a cold run's.
+        blocks: Their blocks.
+        replaced: Pairs of keys `(short block, longer block that takes its place)`.
+    """
+
+    tokens: Ints
+    exact_tokens: int
+    blocks: tuple[NewBlock, ...] = ()
+    replaced: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def repairable(self) -> bool:
+        """Whether some of the KV is approximate and all of it is kept."""
+        return self.exact_tokens < len(self.tokens) == sum(block.length for block in self.blocks)
+
+
+NO_BLOCKS = TurnBlocks(np.zeros(0, np.int64), 0)
+"""Of a turn whose text alone is kept."""
+
+
+async def blocks_of(registry: Registry, prefilled: Prefilled, run: RowRun, block_tokens: int) -> TurnBlocks:
+    """Name a turn's blocks; those that a donor or an equal turn has already keep their key.
+
+    Args:
+        registry: Knows equal turns.
+        prefilled: The turn.
+        run: Has its KV so far.
+        block_tokens: Size of a block.
+
+    Raises:
+        RegistryError: the database cannot be used.
+    """
+    scope, tokens, exact = prefilled.scope, run.tokens.copy(), run.exact
+    named = await threads.work(_named, scope, tokens, exact, block_tokens, uuid4().bytes)
+    shared = {b.start: key for b, _ in named if (key := _shared(prefilled, b.start, b.length)) is not None}
+    fresh = [b.chain.hex() for b, _ in named if b.start not in shared]
+    found = await registry.find_chain(scope, fresh) if fresh else {}
+    duplicates = {chain: key for chain, (_, key) in found.items()}
+    blocks: list[NewBlock] = []
+    replaced: list[tuple[str, str]] = []
+    for block, content in named:
+        known = {block.chain.hex(): shared[block.start]} if block.start in shared else duplicates
+        new = new_block(block, content, tokens, known, run.token_bytes)
+        blocks.append(new)
+        short = None if new.known else _shorter(prefilled, block.start, block.length)
+        if short is not None:
+            replaced.append((short, new.key))
+    return TurnBlocks(tokens, min(exact, len(tokens)), tuple(blocks), tuple(replaced))
+
+
+def _named(
+    scope: Scope, tokens: Ints, exact_tokens: int, block_tokens: int, salt: bytes = b""
+) -> list[tuple[NamedBlock, int | None]]:
+    """Blocks with their content names."""
+    named = names.name_blocks(scope, tokens, block_tokens, exact_tokens, salt)
+    return list(zip(named, names.contents(scope, tokens, named, block_tokens), strict=True))
+
+
+async def exact_blocks(
+    registry: Registry, scope: Scope, run: RowRun, frontier: int, block_tokens: int
+) -> list[NewBlock]:
+    """The whole blocks between a stored turn's frontier and the one that a run has reached, under their true names.
+
+    Args:
+        registry: Knows equal turns.
+        scope: Tenant and model.
+        run: Has the turn's KV.
+        frontier: How far the turn's stored KV is exact.
+        block_tokens: Size of a block.
+
+    Raises:
+        RegistryError: the database cannot be used.
+    """
+    tokens = run.tokens
+    named = await threads.work(_named, scope, tokens, len(tokens), block_tokens)
+    done = [(b, content) for b, content in named if frontier < b.start + b.length <= run.exact]
+    found = await registry.find_chain(scope, [b.chain.hex() for b, _ in done]) if done else {}
+    duplicates = {chain: key for chain, (_, key) in found.items()}
+    return [new_block(block, content, tokens, duplicates, run.token_bytes) for block, content in done]
+
+
+def new_block(
+    named: NamedBlock, content: int | None, tokens: Ints, known: Mapping[str, str], token_bytes: int
+) -> NewBlock:
+    """A block as it is registered.
+
+    Args:
+        named: Its place and chain name.
+        content: Its content name.
+        tokens: The turn's token ids, shape `(tokens,)`.
+        known: Keys of registered blocks by chain name, hexadecimal.
+        token_bytes: Bytes of one token's KV.
+    """
+    chain = named.chain.hex()
+    branch = names.branch(named.parent, tokens[named.start : named.start + named.length])
+    return NewBlock(
+        start=named.start,
+        length=named.length,
+        chain=chain,
+        branch=None if branch is None else branch.hex(),
+        content=content,
+        key=known.get(chain) or uuid4().hex,
+        size_bytes=named.length * token_bytes,
+        known=chain in known,
+    )
+
+
+def _donor_of(prefilled: Prefilled, start: int, end: int) -> Donor | None:
+    """The donor whose KV of a range is in the buffer as it is; None where there is none."""
+    whose = prefilled.unchanged[start:end]
+    if end > len(prefilled.prompt) or whose[0] < 0 or (whose != whose[0]).any():
+        return None
+    if start < prefilled.run.exact and not (prefilled.alignment.kind[start:end] == Kind.EXACT).all():
+        return None  # repaired since
+    return prefilled.alignment.donors[int(whose[0])]
+
+
+def _shared(prefilled: Prefilled, start: int, length: int) -> str | None:
+    """The donor's block that already holds this block's KV."""
+    donor = _donor_of(prefilled, start, start + length)
+    if donor is None:
+        return None
+    return next((b.key for b in donor.blocks if b.start == start and b.length >= length), None)
+
+
+def _shorter(prefilled: Prefilled, start: int, length: int) -> str | None:
+    """A donor's shorter block with which this block begins; this block can take its place."""
+    for donor in prefilled.alignment.donors:
+        for block in donor.blocks:
+            if block.start == start and block.length < length and block.stored_tokens == block.length:
+                worse = prefilled.run.exact < min(donor.exact_tokens, start + block.length)
+                if _donor_of(prefilled, start, start + block.length) is donor and not worse:
+                    return block.key
+    return None
+
+
+def depth(prefilled: Prefilled, exact: bool) -> int:
+    """Approximate turns between this one and a cold run.
+
+    Args:
+        prefilled: The turn.
+        exact: Whether all its KV is a cold run's.
+    """
+    if exact:
+        return 0
+    depths = [donor.depth for donor in prefilled.alignment.donors if donor.turn_id in prefilled.report.donors]
+    return 1 + max(depths, default=0)
+
+
+def superseded(prefilled: Prefilled, tokens: Ints) -> int | None:
+    """A donor whose tokens are all a prefix of this turn's: whoever resembles it resembles this turn."""
+    for candidate in prefilled.alignment.donors:
+        if equal_ahead(candidate.tokens, tokens) == len(candidate.tokens):
+            return candidate.turn_id
+    return None

@@ -1,0 +1,158 @@
+"""A turn between its stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from semshare_agents.constrain.constraint import Constraint
+from semshare_agents.model.run import Run
+from semshare_agents.observe.clock import Clock
+from semshare_agents.request.request import Request
+from semshare_agents.store.tiers import Owner
+from semshare_agents.values import Alignment, Ints, Plan, Report, Scope
+
+NOWHERE = Scope(0, "", "", bytes(32))
+"""The scope of a turn for which the registry could not be asked; nothing is stored under it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the model is asked it.
+
+    Attributes:
+        request: What was asked for, messages cleaned.
+        prompt: Token ids, shape `(tokens,)`.
+        constraint: What the answer is held to; None for nothing.
+        room_tokens: How many tokens may be generated.
+    """
+
+    request: Request
+    prompt: Ints
+    constraint: Constraint | None
+    room_tokens: int
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request as the monitor lets it through.
+
+    Attributes:
+        request: Narrowed where it has to be.
+        note: Why, for the report; empty where nothing changed.
+        probed: What the monitor wants to know of it afterwards.
+    """
+
+    request: Request
+    note: str = ""
+    probed: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A prompt, and what of it is stored.
+
+    Attributes:
+        asked: What was asked.
+        scope: Tenant and model.
+        alignment: Where the KV could come from.
+        admitted: The request as it was let through.
+        why_cold: Why nothing can be reused, whatever is stored; empty where something might.
+    """
+
+    asked: Asked
+    scope: Scope
+    alignment: Alignment
+    admitted: Admitted
+    why_cold: str = ""
+
+    @property
+    def request(self) -> Request:
+        """The request as it was let through."""
+        return self.admitted.request
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A run's KV of the whole prompt.
+
+    Attributes:
+        matched: What was taken, less what could not be served.
+        plan: What was computed.
+        logits: The last row's, shape `(vocabulary,)`.
+        misses: Blocks that the registry promised and the tiers could not serve.
+    """
+
+    matched: Matched
+    plan: Plan
+    logits: torch.Tensor
+    misses: int
+
+
+@dataclass
+class Prefilled:
+    """A prompt whose KV is complete, ready to be continued.
+
+    Attributes:
+        filled: How its KV came about.
+        unchanged: For each token the donor whose KV of it is in the buffer as it is, shape `(tokens,)`; -1 for none.
+        run: Holds the KV.
+        report: What was reused.
+        clock: Of the call.
+    """
+
+    filled: Filled
+    unchanged: Ints
+    run: Run
+    report: Report
+    clock: Clock = field(default_factory=Clock)
+    begun: bool = False
+
+    @property
+    def asked(self) -> Asked:
+        """What was asked."""
+        return self.filled.matched.asked
+
+    @property
+    def request(self) -> Request:
+        """What was asked for, as it was let through."""
+        return self.filled.matched.request
+
+    @property
+    def prompt(self) -> Ints:
+        """Token ids, shape `(tokens,)`."""
+        return self.asked.prompt
+
+    @property
+    def scope(self) -> Scope:
+        """Tenant and model."""
+        return self.filled.matched.scope
+
+    @property
+    def owner(self) -> Owner:
+        """Whose blocks the turn brings."""
+        return Owner(self.scope.tenant, self.request.session or "")
+
+    @property
+    def alignment(self) -> Alignment:
+        """Where the KV could come from."""
+        return self.filled.matched.alignment
+
+    @property
+    def plan(self) -> Plan:
+        """What was computed."""
+        return self.filled.plan
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The last row's, shape `(vocabulary,)`."""
+        return self.filled.logits
+
+    def begins(self) -> None:
+        """The answer's first piece is handed out now, or it ends without one: so long did the caller wait."""
+        if not self.begun:
+            self.begun = True
+            stages, elapsed = self.clock.told()
+            self.report = replace(self.report, ttft_seconds=elapsed, stages_seconds=stages)
