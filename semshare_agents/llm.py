@@ -24,6 +24,7 @@ from semshare_agents.errors import (
 )
 from semshare_agents.evict import PolicyOptions, make_policy
 from semshare_agents.guard import Guard, GuardSettings
+from semshare_agents.kv.packing import make_packing
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.clock import Clock
@@ -46,7 +47,6 @@ from semshare_agents.session import Session, whole
 from semshare_agents.settings import Settings, load_settings, unknown_variables
 from semshare_agents.starting import announce, clean, hold_to_limits, make_tiers
 from semshare_agents.store import Tiers
-from semshare_agents.store.packing import make_packing
 from semshare_agents.store.tiers import Leases
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn import Prefilled, Turns

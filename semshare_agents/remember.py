@@ -19,6 +19,8 @@ import numpy as np
 from semshare_agents import threads
 from semshare_agents.answering import Answer
 from semshare_agents.errors import StoreError
+from semshare_agents.kv.content import Content, describe
+from semshare_agents.kv.layout import take
 from semshare_agents.match import names
 from semshare_agents.match.names import NamedBlock
 from semshare_agents.match.spans import equal_ahead
@@ -27,7 +29,6 @@ from semshare_agents.observe.report import effective_kinds
 from semshare_agents.pinning import refresh
 from semshare_agents.registry import NewBlock, NewTurn, Registry
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.content import Content, describe
 from semshare_agents.store.tiers import NO_OWNER, Departure, Owner, Tiers
 from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import Donor, Ints, Kind, Scope
@@ -409,7 +410,7 @@ def _keep_block(
     if block.known:
         turns.tiers.touch([block.key], owner)
         return block
-    kv = turns.packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
+    kv = turns.packing.pack(take(run.buffer, block.start, block.start + block.length))
     kv = replace(kv, content=content.text())
     block = replace(block, size_bytes=kv.nbytes)
     info = BlockInfo(block.key, scope.fingerprint, block.length)

@@ -19,6 +19,7 @@ import numpy as np
 from semshare_agents import threads
 from semshare_agents.errors import SemShareError
 from semshare_agents.idle import IdleWork
+from semshare_agents.kv.assemble import assemble, fills, infos
 from semshare_agents.match import names
 from semshare_agents.match.align import align
 from semshare_agents.match.find import find
@@ -36,7 +37,6 @@ from semshare_agents.remember import (
     settle_departures,
     unwritten,
 )
-from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.store.tiers import Owner
 from semshare_agents.turn import Turns
 from semshare_agents.values import Ints, Kind, Reuse, Scope

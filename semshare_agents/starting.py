@@ -11,13 +11,13 @@ from typing import IO
 from semshare_agents import pinning, private, threads
 from semshare_agents.errors import StoreNotWritableError
 from semshare_agents.evict import EvictionPolicy
+from semshare_agents.kv.packing import Packing
 from semshare_agents.registry import Registry
 from semshare_agents.registry.keeping import KeptBlock
 from semshare_agents.remember import record_departures
 from semshare_agents.sealing import Sealer
 from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Leases, Limits, Owner
 
 

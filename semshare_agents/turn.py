@@ -25,6 +25,10 @@ from semshare_agents.answering import Answer, Answering
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.errors import RegistryError, StoreError
 from semshare_agents.idle import Idle
+from semshare_agents.kv.assemble import assemble, fills, infos
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import fill
+from semshare_agents.kv.packing import Packing
 from semshare_agents.match.align import align, align_semantic, unmatched_regions, why_unlike
 from semshare_agents.match.facts import GUARDS, guarded
 from semshare_agents.match.find import find, find_similar
@@ -37,7 +41,6 @@ from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import retained
-from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.stock import StockRun
 from semshare_agents.model.text import TextStream
@@ -48,7 +51,6 @@ from semshare_agents.observe.report import computed_again, exact_frontier, make_
 from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
-from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
@@ -60,7 +62,6 @@ from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.steering import Steering
 from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner
 from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Report, Reuse, Scope
 
@@ -168,7 +169,7 @@ class Turns:
         support = self.model.support
         # Whoever wants less KV on the device does not want free buffers there either.
         spare = 0 if self.retention else 2
-        self.pool = None if support.rows is None else BufferPool(support.rows, spare)
+        self.pool = None if support.rows is None else BufferPool(support.rows.layout, support.rows.device, spare)
         self.texts = TokenTexts(self.model.tokenizer)
         self.steering = Steering(self.model.tokenizer, self.model.end_tokens, self.control_tokens)
         self._codes: TokenCodes | None = None
@@ -389,7 +390,7 @@ class Turns:
                     move = partial(assemble, run.buffer, parts, loaded.kv, alignment, mover)
                     await self.on_compute(run, clock.on_thread("load", move))
                     if ZERO_KV in request.ablations:
-                        run.buffer[:, :, :, torch.as_tensor(used_rows(plan, alignment))] = 0
+                        fill(run.buffer, torch.as_tensor(used_rows(plan, alignment)), 0)
             if not loaded.missing:
                 break
             misses += len(loaded.missing)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from threading import Event
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import BufferPool, Narrow, RowModel, Watch
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import KV
+from semshare_agents.model.attention import Watch
+from semshare_agents.model.rows import Narrow, RowModel
 from semshare_agents.values import Ints
 
 
 class Run(ABC):
-    """One turn's computation; every method belongs on the compute thread."""
+    """One turn's computation; every method belongs on the compute thread.
+
+    Runs say what they can do, so that nobody has to know of which kind one is.
+    """
+
+    rows: ClassVar[bool] = False
+    """Whether any of its rows can be computed, and steps carry rows behind the exact frontier."""
+    can_store: ClassVar[bool] = False
+    """Whether what it holds is the whole turn's KV, which may be stored."""
 
     def __init__(self) -> None:
         self.stop = Event()
@@ -24,8 +36,21 @@ class Run(ABC):
         """Prefill a whole prompt; returns the last token's logits `(vocabulary,)`."""
 
     @abstractmethod
-    def step(self, token: int) -> torch.Tensor:
-        """Append a token; returns its logits `(vocabulary,)`."""
+    def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
+        """Append a token.
+
+        Args:
+            token: The token.
+            repair_rows: Most rows behind the exact frontier computed in the same pass, where the run has `rows`.
+
+        Returns:
+            The token's logits `(vocabulary,)`.
+        """
+
+    @property
+    def exact_tokens(self) -> int:
+        """Length of the prefix whose KV equals a cold run's and can be stored."""
+        return 0
 
     @abstractmethod
     def close(self) -> None:
@@ -45,11 +70,14 @@ class RowRun(Run):
         tokens: Prompt and answer, at most.
     """
 
+    rows = True
+    can_store = True
+
     def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
         super().__init__()
         self._rows = rows
         self._pool = pool
-        self._buffer: torch.Tensor | None = pool.acquire(tokens)
+        self._buffer: KV | None = pool.acquire(tokens)
         self._tokens = np.zeros(tokens, np.int64)
         self.length = 0
         self.exact = 0
@@ -62,8 +90,8 @@ class RowRun(Run):
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
     @property
-    def buffer(self) -> torch.Tensor:
-        """`(layers, 2, kv_heads, capacity, head_dim)`."""
+    def buffer(self) -> KV:
+        """The turn's KV, with room for the rest of its answer."""
         assert self._buffer is not None, "the run is closed"
         return self._buffer
 
@@ -88,7 +116,7 @@ class RowRun(Run):
             exact: The exact frontier once they are computed.
             narrow: Drops rows between layers.
             watch: Layer whose deviation `narrow` gets.
-            attention_watch: Sees every layer's queries and keys; see `semshare_agents.model.rows.Watch`.
+            attention_watch: Sees every layer's queries and keys; see `semshare_agents.model.attention.Watch`.
 
         Returns:
             The last token's logits `(vocabulary,)`.
@@ -140,6 +168,11 @@ class RowRun(Run):
         if len(where):
             self.forward(self._tokens[where], where)
         self.exact = reached
+
+    @property
+    def exact_tokens(self) -> int:
+        """See `Run.exact_tokens`."""
+        return self.exact
 
     @property
     def tokens(self) -> Ints:

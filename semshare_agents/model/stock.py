@@ -56,7 +56,7 @@ class StockRun(Run):
             return self._forward(is_first_iteration=True)
 
     @torch.inference_mode()
-    def step(self, token: int) -> torch.Tensor:
+    def step(self, token: int, repair_rows: int = 0) -> torch.Tensor:
         """See `Run.step`."""
         self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], dim=1)
         with self._stock():

@@ -10,12 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import torch
-
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import Packed, packing_of
 from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Pins, Tier
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Owner:
 NO_OWNER = Owner()
 
 
-def _unpacked(packed: Packed) -> torch.Tensor:
+def _unpacked(packed: Packed) -> KV:
     return packing_of(packed).unpack(packed)
 
 
@@ -60,13 +59,13 @@ class Loaded:
     """Blocks read from the tiers.
 
     Attributes:
-        kv: Blocks by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
+        kv: Blocks of KV by key.
         missing: Keys that no tier could serve, with the reason.
         slow: Keys that came from a tier below the first.
         unreadable: Those of `missing` that are there but could not be read now.
     """
 
-    kv: Mapping[str, torch.Tensor]
+    kv: Mapping[str, KV]
     missing: Mapping[str, str]
     slow: tuple[str, ...] = ()
     unreadable: frozenset[str] = frozenset()
@@ -128,7 +127,7 @@ class Tiers:
         fast = self.fast
         quick = {i.key: b for i in infos if fast is not None and (b := self._quick(fast, i)) is not None}
         rest = [i for i in infos if i.key not in quick]
-        found: dict[str, torch.Tensor] = {}
+        found: dict[str, KV] = {}
         missing: dict[str, str] = {}
         unreadable: set[str] = set()
         rising: list[tuple[Tier, BlockInfo, Packed]] = []
@@ -206,7 +205,7 @@ class Tiers:
     def keep_fast(
         self,
         info: BlockInfo,
-        kv: torch.Tensor | Packed,
+        kv: KV | Packed,
         depth: int,
         owner: Owner = NO_OWNER,
         *,
@@ -243,7 +242,7 @@ class Tiers:
         fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
         return next((packed for packed in fast if packed is not None), None)
 
-    def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+    def keep_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
 
         Raises:
@@ -251,7 +250,7 @@ class Tiers:
         """
         return self.durable is not None and self._keep(self.durable, info, kv, depth, owner)
 
-    def _keep(self, tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner) -> bool:
+    def _keep(self, tier: Tier, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner) -> bool:
         packed = tier.store.packed(kv)
         size = tier.store.size_bytes(packed)
         entry = Entry(info.key, size, depth, info.tokens, owner.tenant, self.seconds(depth, info.tokens, size))
@@ -369,7 +368,7 @@ class _Read:
 
     reason: str
     there: bool
-    kv: torch.Tensor | None = None
+    kv: KV | None = None
     packed: Packed | None = None
     tier: Tier | None = None
     began: float = 0.0
