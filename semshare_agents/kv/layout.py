@@ -21,6 +21,7 @@ TOKENS = -2
 CHANNELS = -1
 """The axis of a head's numbers, of either."""
 _HALVES = 1
+_HEADS = -3
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class KVLayout:
 def tokens_of(kv: KV) -> int:
     """How many tokens KV has, or a buffer has room for."""
     return kv.shape[TOKENS]
+
+
+def heads_of(part: torch.Tensor) -> int:
+    """How many KV heads a layer's keys or values have."""
+    return part.shape[_HEADS]
 
 
 def take(kv: KV, start: int, end: int) -> KV:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from semshare_agents.kv.layout import heads_of, take, tokens_of
 from semshare_agents.values import Ints
 
 ATTENTION = "semshare_rows"
@@ -24,7 +25,7 @@ GPU_GROUP_ROWS = 4096
 GROUP_GAP = 512
 
 Watch = Callable[["RowPass", torch.Tensor, torch.Tensor, float | None], None]
-"""`(pass, queries (1, heads, rows, head_dim), keys (1, kv_heads, capacity, head_dim), factor of the scores)`."""
+"""`(pass, queries, keys, factor of the scores)`, as `rows_attention` gets them."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def rows_attention(
     Args:
         module: The attention module.
         query: `(1, heads, rows, head_dim)`.
-        key: `(1, kv_heads, capacity, head_dim)`.
-        value: `(1, kv_heads, capacity, head_dim)`.
+        key: The layer's keys, as `semshare_agents.kv.layout.layer_of` gives them.
+        value: Its values.
         attention_mask: Unused; causality follows from the rows' positions.
         scaling: Factor of the scores; None for `head_dim ** -0.5`.
         softcap: Bound of the scores (Gemma 2); None for none.
@@ -132,11 +133,12 @@ def rows_attention(
     """
     assert row_pass is not None, "the semshare attention runs under RowModel.forward only"
     batch, heads, rows, dim = query.shape
-    kv_heads = key.shape[1]
+    kv_heads = heads_of(key)
     out = torch.empty(batch, rows, heads, dim, device=query.device, dtype=query.dtype)
     for group in row_pass.groups:
-        k, v = key[:, :, : group.keys], value[:, :, : group.keys]
-        q, count = query[:, :, group.first : group.last], group.last - group.first
+        seen = min(group.keys, tokens_of(key))  # fewer than stand before the rows where only a part is kept
+        k, v = take(key, 0, seen), take(value, 0, seen)
+        q, count = take(query, group.first, group.last), group.last - group.first
         square = group.mask is None and count > 1
         if square and softcap is None:
             part = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=heads != kv_heads)
@@ -181,9 +183,9 @@ def attended(
     Returns:
         The mean attention that each key of each KV head gets, `(kv_heads, keys)`, float32.
     """
-    keys, heads, dim = int(row_pass.rows[-1]) + 1, key.shape[1], query.shape[-1]
-    q = query[0, :, -rows:].reshape(heads, -1, dim).float()
-    scores = q @ key[0, :, :keys].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
+    keys, dim = int(row_pass.rows[-1]) + 1, query.shape[-1]
+    q = query[0, :, -rows:].reshape(heads_of(key), -1, dim).float()
+    scores = q @ take(key, 0, keys)[0].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
     where = row_pass.where[-rows:].repeat(q.shape[1] // rows)
     scores.masked_fill_(torch.arange(keys, device=key.device)[None] > where[:, None], float("-inf"))
     return scores.softmax(-1).mean(1)

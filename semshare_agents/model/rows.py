@@ -57,8 +57,9 @@ class ScatterCache(Cache):  # type: ignore[misc]
         if layer_idx == self.watch:
             keys, values = (_deviation(*each, rows.where) for each in zip(held, fresh, strict=True))
             self.deviation = keys + values
+        contiguous = rows.contiguous
         for part, of_rows in zip(held, fresh, strict=True):
-            if rows.contiguous:
+            if contiguous:
                 put(part, int(rows.rows[0]), of_rows)
             else:
                 scatter(part, rows.where, of_rows)
