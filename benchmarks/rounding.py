@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import put, take
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun
 from semshare_agents.observe.drift import kl_mean
 from semshare_agents.settings import load_settings
@@ -71,10 +72,10 @@ def by_rows(loaded: LoadedModel, prompt: Ints, count: int) -> tuple[Greedy, Gree
     """Cold, and from its KV with the last rows computed again."""
     rows = loaded.support.rows
     assert rows is not None
-    pool = BufferPool(rows)
+    pool = BufferPool(rows.layout, rows.device)
     cold, warm = RowRun(rows, pool, len(prompt) + count), RowRun(rows, pool, len(prompt) + count)
     first = cold.cold(prompt)
-    warm.buffer[:, :, :, : len(prompt)] = cold.buffer[:, :, :, : len(prompt)]
+    put(warm.buffer, 0, take(cold.buffer, 0, len(prompt)))
     again = warm.prefill(prompt, np.arange(len(prompt) - TAIL_ROWS, len(prompt)), len(prompt))
     answers = answered(cold, first, count), answered(warm, again, count)
     cold.close()

@@ -21,9 +21,10 @@ import torch
 
 from semshare_agents import keys, private
 from semshare_agents.errors import SemShareError
+from semshare_agents.kv.layout import KV, tokens_of
+from semshare_agents.kv.packing import make_packing
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel, load
-from semshare_agents.model.rows import BufferPool
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry.tables import SCHEMA_VERSION
 from semshare_agents.reuse.cost import figures
@@ -33,7 +34,6 @@ from semshare_agents.sealing import OVERHEAD_BYTES, key_name, make_sealer
 from semshare_agents.settings import Settings, unknown_variables
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import make_packing
 
 PACKAGES = ("semshare-agents", "torch", "transformers", "sqlalchemy", "alembic", "safetensors")
 SPEED_BLOCKS = 16
@@ -252,7 +252,7 @@ def _speeds(settings: Settings, loaded: LoadedModel) -> list[Check]:
     rows = loaded.support.rows
     assert rows is not None
     packing = make_packing(settings.kv_codec)
-    kv = BufferPool(rows, keep=0).acquire(settings.block_tokens)[:, :, :, : settings.block_tokens].normal_()
+    kv = rows.layout.empty(settings.block_tokens, rows.device).normal_()
     checks = []
     stores: list[tuple[str, Callable[[Path], BlockStore]]] = [("memory", lambda _: MemoryStore(packing=packing))]
     if settings.device_bytes:
@@ -270,8 +270,8 @@ def _speeds(settings: Settings, loaded: LoadedModel) -> list[Check]:
     return checks
 
 
-def _speed(name: str, store: BlockStore, kv: torch.Tensor, fingerprint: str) -> Check:
-    infos = [BlockInfo(uuid4().hex, fingerprint, kv.shape[3]) for _ in range(SPEED_BLOCKS)]
+def _speed(name: str, store: BlockStore, kv: KV, fingerprint: str) -> Check:
+    infos = [BlockInfo(uuid4().hex, fingerprint, tokens_of(kv)) for _ in range(SPEED_BLOCKS)]
     start = time.perf_counter()
     for info in infos:
         store.put(info, kv)

@@ -12,8 +12,9 @@ from threading import Event
 
 from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine, Priority
+from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.rows import BufferPool, ForwardStopped
+from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.registry import DriftSample
 from semshare_agents.reuse.cost import CostModel

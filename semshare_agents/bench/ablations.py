@@ -11,6 +11,7 @@ import torch
 
 from semshare_agents.engine import Priority
 from semshare_agents.engine.engine import Within
+from semshare_agents.kv.layout import fill
 from semshare_agents.model.run import RowRun
 from semshare_agents.store.tiers import NO_OWNER, Owner
 from semshare_agents.turn import Pipeline
@@ -47,7 +48,7 @@ class DamagedLoader(Loader):
         taken = _scrambled(alignment) if self.scrambled else alignment
         missing = await super().load(scope, taken, positions, run, owner, within, priority)
         if self.zeroed:
-            run.buffer[:, :, :, torch.as_tensor(positions)] = 0
+            fill(run.buffer, torch.as_tensor(positions), 0)
         return missing
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from semshare_agents.bench.clairvoyant import Clairvoyant
 from semshare_agents.bench.traces import Visit
 from semshare_agents.evict import Entry, EvictionPolicy, PolicyOptions, make_policy
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.store import BlockInfo, BlockStore, Tier
-from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases, Owner
 
 CLAIRVOYANT = "clairvoyant"
@@ -27,7 +26,7 @@ class PaperStore(BlockStore):
 
     name = "paper"
 
-    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+    def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """Nothing is kept."""
         return 0
 

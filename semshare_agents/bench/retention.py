@@ -12,9 +12,9 @@ import torch
 
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, rouge_l
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.retained import RetainedRun, retained
-from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.tokenise import clean_messages, tokenise
 from semshare_agents.retain import Retention
@@ -54,7 +54,7 @@ def run_retention(
     rows_model = model.support.rows
     if rows_model is None:
         raise ConfigurationError(f"retention needs KV that can be addressed: {model.support.reason}")
-    pool, rows = BufferPool(rows_model), []
+    pool, rows = BufferPool(rows_model.layout, rows_model.device), []
     for pair in pairs:
         prompt = tokenise(model.tokenizer, clean_messages(pair["target"]))
         run = RowRun(rows_model, pool, len(prompt) + max_new_tokens)

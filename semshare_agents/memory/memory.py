@@ -18,6 +18,7 @@ from semshare_agents.concurrency import threads
 from semshare_agents.concurrency.idle import Idle
 from semshare_agents.engine.engine import Within
 from semshare_agents.errors import RegistryError, SemShareError, StoreError
+from semshare_agents.kv.packing import Packing
 from semshare_agents.memory import pins
 from semshare_agents.memory.blocks import Blocks, fresh, unwritten
 from semshare_agents.memory.evictions import evictions
@@ -28,7 +29,6 @@ from semshare_agents.registry import Forgotten, NewBlock, NewTurn, Pin, Registry
 from semshare_agents.registry.keeping import KeptBlock
 from semshare_agents.settings import Settings
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner, Tiers, Waiting
 from semshare_agents.values import Scope
 

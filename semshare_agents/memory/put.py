@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from semshare_agents.errors import StoreError
+from semshare_agents.kv.content import Content, describe
+from semshare_agents.kv.layout import take
+from semshare_agents.kv.packing import Packing
 from semshare_agents.memory.blocks import fresh
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import NewBlock
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.content import Content, describe
-from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Owner, Tiers
 from semshare_agents.values import Scope
 
@@ -66,7 +67,7 @@ def _put(
     if block.known:
         tiers.touch([block.key], owner)
         return block
-    kv = packing.pack(run.buffer[:, :, :, block.start : block.start + block.length])
+    kv = packing.pack(take(run.buffer, block.start, block.start + block.length))
     kv = replace(kv, content=content.text())
     block = replace(block, size_bytes=kv.nbytes)
     info = BlockInfo(block.key, scope.fingerprint, block.length)

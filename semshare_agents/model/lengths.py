@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
+from semshare_agents.kv.rotary import rotations
+
 UNKNOWN_CONTEXT = 2048
 CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "n_positions")
 MASKS_ONLY = "semshare_masks"
@@ -169,15 +171,6 @@ def rotation_limit(module: Any, arguments: tuple[Any, ...], most: int) -> Limit 
     finally:
         # Some modules keep the rotations of the last length that they saw.
         rotations(module, arguments, torch.arange(few))
-
-
-@torch.inference_mode()
-def rotations(module: Any, arguments: tuple[Any, ...], positions: torch.Tensor) -> list[torch.Tensor]:
-    """A rotary module's cosines and sines (or complex factors) of `positions`, each `(positions, dims)`."""
-    device = next((b.device for b in module.buffers()), torch.device("cpu"))
-    probe = torch.zeros(1, 1, 1, device=device, dtype=torch.float32)
-    out = module(probe, positions.to(device)[None], *arguments)
-    return [part[0] for part in (out if isinstance(out, tuple) else (out,))]
 
 
 def named_lengths(config: Any, most: int) -> dict[int, str]:

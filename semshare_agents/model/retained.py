@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache
 
-from semshare_agents.model.rows import ATTENTION, ForwardStopped, RowModel, RowPass
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.retained import RetainedLayer
+from semshare_agents.model.attention import RowPass
+from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun, Run, Step
 from semshare_agents.retain import Retention, TailWatch, kept_positions
-
-CODES = 127
 
 
 class RetainedRun(Run):
@@ -24,7 +25,7 @@ class RetainedRun(Run):
 
     Args:
         rows: The row model.
-        buffer: The prompt's complete KV, `(layers, 2, kv_heads, capacity, head_dim)`.
+        buffer: The prompt's complete KV.
         kept: For each layer, positions to keep, ascending, `(kv_heads, kept)`.
         tokens: Length of the prompt.
         room: How many tokens may follow.
@@ -35,7 +36,7 @@ class RetainedRun(Run):
     def __init__(
         self,
         rows: RowModel,
-        buffer: torch.Tensor,
+        buffer: KV,
         kept: Sequence[torch.Tensor],
         tokens: int,
         room: int,
@@ -44,7 +45,7 @@ class RetainedRun(Run):
         super().__init__(rows.device)
         self._rows = rows
         self.length = tokens
-        self._layers = [_Layer(buffer[i], where, room, int8) for i, where in enumerate(kept)]
+        self._layers = [RetainedLayer(buffer, i, where, room, int8) for i, where in enumerate(kept)]
 
     @property
     def nbytes(self) -> int:
@@ -60,22 +61,11 @@ class RetainedRun(Run):
         """
         if len(step.rows) != 1 or step.rows[0] != self.length:
             raise RuntimeError("a RetainedRun continues a prompt: prefill with a RowRun")
-        rows = self._rows
-        row_pass = rows.row_pass(step.rows)
+        row_pass = self._rows.row_pass(step.rows)
         row_pass.stop = self.stop
-        with rows.attention(ATTENTION):
-            out = rows.model(
-                input_ids=torch.as_tensor(step.token_ids, device=rows.device)[None],
-                position_ids=row_pass.where[None],
-                **{rows.cache_name: _RetainedCache(self._layers, row_pass)},
-                attention_mask=torch.zeros(1, 1, 1, 1, device=rows.device, dtype=rows.dtype),
-                use_cache=True,
-                logits_to_keep=1,
-                row_pass=row_pass,
-            )
+        out = self._rows.compute(step.token_ids, row_pass, _RetainedCache(self._layers, row_pass))
         self.length = step.length
-        logits: torch.Tensor = out.logits[0]
-        return logits
+        return out
 
     def close(self) -> None:
         """See `Run.close`."""
@@ -101,46 +91,10 @@ def retained(rows: RowModel, run: RowRun, retention: Retention, int8: bool = Fal
     return RetainedRun(rows, run.buffer, kept, len(tokens), run.capacity - len(tokens), int8)
 
 
-class _Layer:
-    """One layer's kept KV and the answer's after it."""
-
-    def __init__(self, kv: torch.Tensor, where: torch.Tensor, room: int, int8: bool):
-        heads, count = where.shape
-        index = where.to(kv.device)[None, :, :, None].expand(2, heads, count, kv.shape[-1])
-        part = kv.gather(2, index)
-        self._codes = self._scale = None
-        self._kept = self.length = count
-        if int8:
-            scale = (part.float().abs().amax(-1, keepdim=True) / CODES).clamp_min(1e-12)
-            self._codes = (part.float() / scale).round().to(torch.int8)
-            self._scale = scale.to(kv.dtype)
-            self._kept = 0
-        size = self._kept + room
-        self._kv = torch.empty(2, heads, size, kv.shape[-1], dtype=kv.dtype, device=kv.device)
-        if not int8:
-            self._kv[:, :, :count] = part
-
-    @property
-    def nbytes(self) -> int:
-        packed = 0 if self._codes is None or self._scale is None else self._codes.nbytes + self._scale.nbytes
-        return self._kv.nbytes + packed
-
-    def append(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add a token's `(kv_heads, 1, head_dim)`; returns all keys and values, `(1, kv_heads, length, head_dim)`."""
-        self._kv[0, :, self._kept : self._kept + 1] = keys
-        self._kv[1, :, self._kept : self._kept + 1] = values
-        self._kept += 1
-        self.length += 1
-        fresh = self._kv[:, :, : self._kept]
-        if self._codes is not None and self._scale is not None:
-            fresh = torch.cat([self._codes.to(fresh.dtype).mul_(self._scale), fresh], dim=2)
-        return fresh[0][None], fresh[1][None]
-
-
 class _RetainedCache(Cache):  # type: ignore[misc]
     """A cache whose layers have lengths of their own."""
 
-    def __init__(self, layers: Sequence[_Layer], row_pass: RowPass):
+    def __init__(self, layers: Sequence[RetainedLayer], row_pass: RowPass):
         super().__init__(layers=[])
         self._kept = layers
         self._row_pass = row_pass
@@ -148,10 +102,10 @@ class _RetainedCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one row; returns the layer's keys and values, `(1, kv_heads, length, head_dim)`."""
+        """Append one row; returns all that is kept of the layer, and the answer's rows."""
         if self._row_pass.stop is not None and self._row_pass.stop.is_set():
             raise ForwardStopped
-        return self._kept[layer_idx].append(key_states[0], value_states[0])
+        return self._kept[layer_idx].append(key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the row, kept or not."""

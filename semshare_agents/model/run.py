@@ -9,7 +9,10 @@ from threading import Event
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import BufferPool, Narrow, RowModel, Watch
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import KV
+from semshare_agents.model.attention import Watch
+from semshare_agents.model.rows import Narrow, RowModel
 from semshare_agents.values import Ints
 
 
@@ -108,7 +111,7 @@ class RowRun(Run):
         super().__init__(rows.device)
         self._rows = rows
         self._pool = pool
-        self._buffer: torch.Tensor | None = pool.acquire(tokens)
+        self._buffer: KV | None = pool.acquire(tokens)
         self._tokens = np.zeros(tokens, np.int64)
         self.semantic = False
         """Whether some of the KV is that of text which says much the same."""
@@ -123,8 +126,8 @@ class RowRun(Run):
         return self
 
     @property
-    def buffer(self) -> torch.Tensor:
-        """`(layers, 2, kv_heads, capacity, head_dim)`."""
+    def buffer(self) -> KV:
+        """The turn's KV, with room for the rest of its answer."""
         assert self._buffer is not None, "the run is closed"
         return self._buffer
 
@@ -203,6 +206,11 @@ class RowRun(Run):
         """Take the buffer's first rows as the KV of `tokens`, shape `(tokens,)`, exact for the first `exact`."""
         self._tokens[: len(tokens)] = tokens
         self.length, self.exact = len(tokens), exact
+
+    @property
+    def exact_tokens(self) -> int:
+        """See `Run.exact_tokens`."""
+        return self.exact
 
     @property
     def tokens(self) -> Ints:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.rows import BufferPool
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.stock import StockRun
 
@@ -22,7 +22,7 @@ class Runs:
     def __init__(self, model: LoadedModel, spare_buffers: int = 2):
         rows = model.support.rows
         self._model = model
-        self.pool = None if rows is None else BufferPool(rows, spare_buffers)
+        self.pool = None if rows is None else BufferPool(rows.layout, rows.device, spare_buffers)
 
     def new(self, tokens: int) -> Run:
         """A run with room for so many tokens, prompt and answer."""

@@ -10,6 +10,9 @@ import torch
 from transformers import DynamicCache
 
 from semshare_agents.errors import UnsupportedModelError
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import KV, KVLayout, fill, layer_of, put, tokens_of
+from semshare_agents.kv.rotary import KeyMover, RotaryTables
 from semshare_agents.model.caching import cache_name
 from semshare_agents.model.lengths import (
     Limit,
@@ -19,8 +22,7 @@ from semshare_agents.model.lengths import (
     shortest,
     window_limit,
 )
-from semshare_agents.model.rotary import KeyMover, RotaryTables
-from semshare_agents.model.rows import BufferPool, RowModel
+from semshare_agents.model.rows import RowModel
 from semshare_agents.model.stock import refusal
 
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
@@ -106,7 +108,8 @@ def _examined(model: Any) -> Support:
     changing = _changing_rope(model.config.get_text_config())
     if changing and not probe.rotary_calls:
         return Support(None, None, None, f"RoPE of type {changing} may change with the prompt's length")
-    rows = RowModel(model, layers, probe.kv_heads, probe.head_dim)
+    assert probe.layout is not None
+    rows = RowModel(model, layers, probe.layout)
     try:
         wrong = probe.rows_differ(rows)
         limit = None if wrong else probe.limit(rows)
@@ -173,7 +176,7 @@ class _Probe:
         self.rotary_calls: list[tuple[Any, tuple[Any, ...]]] = []
         vocabulary = model.config.get_text_config().vocab_size
         self.ids = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS)
-        self.kv_heads = self.head_dim = 0
+        self.layout: KVLayout | None = None
         self.movable = 0
         """How many positions have one rotation each, whatever the sequence's length."""
         self.reason = ""
@@ -190,7 +193,7 @@ class _Probe:
             for hook in hooks:
                 hook.remove()
         if not self.reason:
-            self._shapes()
+            self._look()
 
     def _note_rotary(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         rest = tuple(args[2:]) + tuple(v for k, v in kwargs.items() if k not in ("x", "hidden_states", "position_ids"))
@@ -206,35 +209,33 @@ class _Probe:
         out = self.model(input_ids=ids, position_ids=positions, use_cache=True, **{cache_name(self.model): cache})
         return out.logits[0], cache
 
-    def _shapes(self) -> None:
+    def _look(self) -> None:
         count = self.model.config.get_text_config().num_hidden_layers
-        layers = self.stock.layers
-        shapes = {tuple(t.shape) for layer in layers for t in (layer.keys, layer.values) if t is not None}
-        if len(layers) != count or len(shapes) != 1 or len(next(iter(shapes))) != 4:
+        layers = [(layer.keys, layer.values) for layer in self.stock.layers]
+        self.layout = KVLayout.of(layers, self.model.dtype) if len(layers) == count else None
+        if self.layout is None:
             self.reason = "its layers do not all keep keys and values of one shape"
-            return
-        _, self.kv_heads, tokens, self.head_dim = next(iter(shapes))
-        if tokens != len(self.ids):
+        elif any(tokens_of(part) != len(self.ids) for layer in layers for part in layer if part is not None):
             self.reason = "its cache does not keep every token"
 
-    def rows_differ(self, rows: RowModel, past: torch.Tensor | None = None) -> str:
+    def rows_differ(self, rows: RowModel, past: KV | None = None) -> str:
         """Why rows computed through the scattering cache cannot be trusted; empty where they can.
 
         Args:
             rows: The row model.
-            past: KV that stands before the probe's tokens, `(layers, 2, kv_heads, tokens, head_dim)`; None for none.
+            past: KV that stands before the probe's tokens; None for none.
         """
-        before = 0 if past is None else past.shape[3]
-        wanted = self.logits if past is None else self._run(before, _cached(past))[0]
-        buffer = BufferPool(rows, keep=0).acquire(before + len(self.ids))
+        before = 0 if past is None else tokens_of(past)
+        wanted = self.logits if past is None else self._run(before, _cached(past, rows.layout.layers))[0]
+        buffer = BufferPool(rows.layout, rows.device, keep=0).acquire(before + len(self.ids))
         if past is not None:
-            buffer[:, :, :, :before] = past
+            put(buffer, 0, past)
         everything = before + np.arange(len(self.ids))
         cold = rows.forward(self.ids, everything, buffer, logits=len(self.ids))
         if not _relative(cold, wanted) < self.tolerance:
             return "a full pass through the scattering cache differs from the stock forward"
         some = everything[np.arange(len(everything)) % 3 != 1]
-        buffer[:, :, :, some] = 1.0
+        fill(buffer, torch.as_tensor(some, device=rows.device), 1.0)
         restored = rows.forward(self.ids[some - before], some, buffer)
         if not _relative(restored[-1], wanted[-1]) < self.tolerance:
             return "chosen rows differ from the stock forward"
@@ -256,21 +257,20 @@ class _Probe:
                 return Limit(tokens, f"{named}, from which rows differ from the stock forward")
         return limit
 
-    def _made_up(self, rows: RowModel, tokens: int) -> torch.Tensor:
-        """KV of no text, of the size that the probe's has, `(layers, 2, kv_heads, tokens, head_dim)`."""
-        shape = (rows.kv_heads, tokens, rows.head_dim)
+    def _made_up(self, rows: RowModel, tokens: int) -> KV:
+        """KV of no text, its numbers of the size that the probe's have."""
         draw = torch.Generator(device=rows.device).manual_seed(0)
-        made = torch.empty(len(rows.layers), 2, *shape, device=rows.device, dtype=rows.dtype)
+        made = rows.layout.empty(tokens, rows.device)
         for layer, kept in enumerate(self.stock.layers):
-            for part, tensor in enumerate((kept.keys, kept.values)):
-                size, middle = tensor.float().std(), tensor.float().mean()
-                made[layer, part].normal_(float(middle), float(size), generator=draw)
+            for part, like in zip(layer_of(made, layer), (kept.keys, kept.values), strict=True):
+                size, middle = like.float().std(), like.float().mean()
+                part.normal_(float(middle), float(size), generator=draw)
         return made
 
     def mover(self, rows: RowModel) -> tuple[KeyMover | None, str]:
         """The key mover, or None and why keys cannot be moved; proved at a short shift and at the longest there is."""
         tables = [RotaryTables(module, rest, rows.device, self.movable) for module, rest in self.rotary_calls]
-        tables = [t for t in tables if t.rotary_dim and t.rotary_dim <= self.head_dim]
+        tables = [t for t in tables if t.rotary_dim and t.rotary_dim <= rows.layout.head_dim]
         farthest = max(1, self.movable - PROBE_TOKENS)
         try:
             shifted = {shift: self._run(shift)[1].layers for shift in {min(PROBE_SHIFT, farthest), farthest}}
@@ -291,10 +291,10 @@ class _Probe:
         """The worst error of a layer's moved keys, and of its values where they are, over all shifts."""
         worst = 0.0
         for shift, layer in there.items():
-            source = np.arange(here.keys.shape[2])
-            moved = here.keys[None, 0].clone()
+            source = np.arange(tokens_of(here.keys))
+            moved = here.keys.clone()  # one layer's keys, which is what a batch of one looks like
             KeyMover(tables, [index]).move(moved, source, source + shift)
-            worst = max(worst, _relative(moved[0], layer.keys[0]), _relative(here.values, layer.values))
+            worst = max(worst, _relative(moved, layer.keys), _relative(here.values, layer.values))
         return worst
 
 
@@ -304,9 +304,9 @@ def _unmoved(layer: int, rotated: bool) -> str:
     return f"moved keys of layer {layer} differ from keys computed at the new position"
 
 
-def _cached(kv: torch.Tensor) -> DynamicCache:
-    """A cache of the library that holds `kv`, `(layers, 2, kv_heads, tokens, head_dim)`."""
+def _cached(kv: KV, layers: int) -> DynamicCache:
+    """A cache of the library that holds `kv`."""
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(kv):
-        cache.update(keys[None], values[None], layer)
+    for layer in range(layers):
+        cache.update(*layer_of(kv, layer), layer)
     return cache

@@ -21,6 +21,7 @@ from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine
 from semshare_agents.errors import StoreNotWritableError
 from semshare_agents.evict import EvictionPolicy, PolicyOptions, make_policy
+from semshare_agents.kv.packing import Packing, make_packing
 from semshare_agents.match.lexicon import Lexicon
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.memory import BlockSpec, Memory
@@ -40,7 +41,6 @@ from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.sealing import Sealer, make_sealer
 from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.packing import Packing, make_packing
 from semshare_agents.store.tiers import Leases, Limits
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.followers import Followers

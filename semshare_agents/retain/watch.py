@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from semshare_agents.model.rows import RowPass
+from semshare_agents.model.attention import RowPass, attended
 
 
 class TailWatch:
@@ -24,17 +24,11 @@ class TailWatch:
         """For each layer, the mean attention that each key of each KV head gets, `(kv_heads, keys)`."""
 
     def __call__(self, row_pass: RowPass, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
-        """See `semshare_agents.model.rows.Watch`."""
+        """See `semshare_agents.model.attention.Watch`."""
         count = int((row_pass.rows >= self._first).sum())
         if not count or (self._watched is not None and row_pass.layer not in self._watched):
             return
-        keys = int(row_pass.rows[-1]) + 1
-        heads, dim = key.shape[1], query.shape[-1]
-        q = query[0, :, -count:].reshape(heads, -1, dim).float()
-        scores = q @ key[0, :, :keys].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
-        where = row_pass.where[-count:].repeat(q.shape[1] // count)
-        scores.masked_fill_(torch.arange(keys, device=key.device)[None] > where[:, None], float("-inf"))
-        self.layers[row_pass.layer] = scores.softmax(-1).mean(1)
+        self.layers[row_pass.layer] = attended(row_pass, query, key, scaling, count)
 
     def attention(self) -> torch.Tensor:
         """Attention of all watched layers, `(layers, kv_heads, keys)`."""

@@ -12,7 +12,9 @@ from threading import Event
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import BufferPool, RowModel
+from semshare_agents.kv.buffer import BufferPool
+from semshare_agents.kv.layout import put, take
+from semshare_agents.model.rows import RowModel
 from semshare_agents.observe.delays import MOST_DELAYED, Timed, timed
 from semshare_agents.reuse.speeds import FORMAT, Measurement, Passes, Times, fitted, keep, kept, path_of
 from semshare_agents.values import Ints
@@ -38,9 +40,9 @@ class Measuring:
     def __init__(self, rows: RowModel, longest_tokens: int, pool: BufferPool | None = None):
         self._rows, self._longest_tokens = rows, longest_tokens
         self._passes = passes = Passes.within(longest_tokens, rows.device.type != "cpu")
-        self._pool = pool or BufferPool(rows, keep=0)
+        self._pool = pool or BufferPool(rows.layout, rows.device, keep=0)
         self._buffer = self._pool.acquire(passes.far)
-        self._buffer[:, :, :, : passes.far].normal_()
+        take(self._buffer, 0, passes.far).normal_()
         rng = np.random.default_rng(0)
         self._ids = rng.integers(0, rows.model.config.get_text_config().vocab_size, passes.far)
         self._which = {
@@ -86,14 +88,14 @@ class Measuring:
 
     def _copied(self, stop: Event | None) -> None:
         half = self._passes.far // 2
-        self._buffer[:, :, :, half : 2 * half].copy_(self._buffer[:, :, :, :half])
+        put(self._buffer, half, take(self._buffer, 0, half))
 
     def outcome(self) -> Measurement:
         """What was measured. The first round counts for the fastest only: it also pays for what is set up once."""
         fastest = {name: min(each.seconds for each in seen) for name, seen in self._seen.items()}
         later = {name: seen[1:] or seen for name, seen in self._seen.items() if name != "copy"}
         spread = max(float(np.median([e.seconds for e in seen])) / fastest[name] for name, seen in later.items())
-        copied = self._buffer[:, :, :, : self._passes.far // 2].nbytes / fastest.pop("copy")
+        copied = take(self._buffer, 0, self._passes.far // 2).nbytes / fastest.pop("copy")
         found = Measurement(
             fitted(Times(**fastest, load_bytes_per_second=copied), self._passes, disturbed=False),
             rounds=min(len(seen) for seen in self._seen.values()),

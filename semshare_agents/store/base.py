@@ -5,37 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
-import torch
+from semshare_agents.kv.block import BlockInfo
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed, Packing, Raw, packing_of
 
-from semshare_agents.store.content import Content
-from semshare_agents.store.packing import Packed, Packing, Raw, packing_of
-
-
-@dataclass(frozen=True)
-class BlockInfo:
-    """What names a stored block.
-
-    Attributes:
-        key: Name of the block; keys are never used twice.
-        fingerprint: Fingerprint of the model that computed it.
-        tokens: Tokens in it.
-        claims: What the registry says of its content; no part of its name.
-    """
-
-    key: str
-    fingerprint: str
-    tokens: int
-    claims: tuple[Content, ...] = field(default=(), compare=False)
-
-    def refuse(self, packed: Packed) -> str:
-        """Why KV is not what the registry takes it for; empty where it is."""
-        return next((problem for claim in self.claims if (problem := claim.mismatch(packed.content))), "")
+__all__ = ["BlockInfo", "BlockStore"]
 
 
 class BlockStore(ABC):
-    """Keeps KV blocks `(layers, 2, kv_heads, tokens, head_dim)` under their keys, packed as `packing` says.
+    """Keeps blocks of KV (see `semshare_agents.kv.layout`) under their keys, packed as `packing` says.
 
     All methods may be called from any thread. Blocks handed out are never written to by the store; callers must not
     write to them either. A store knows nothing of budgets; its `Tier` does.
@@ -47,7 +26,7 @@ class BlockStore(ABC):
     packing: Packing = Raw()
     """How blocks that come unpacked are packed."""
 
-    def packed(self, kv: torch.Tensor | Packed) -> Packed:
+    def packed(self, kv: KV | Packed) -> Packed:
         """A block as this store keeps it; one that is packed already stays as it is.
 
         Raises:
@@ -76,7 +55,7 @@ class BlockStore(ABC):
         return {}
 
     @abstractmethod
-    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+    def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """Keep a copy of a block; an existing key is left as it is.
 
         Returns:
@@ -95,7 +74,7 @@ class BlockStore(ABC):
             StoreError: it cannot be read.
         """
 
-    def get(self, info: BlockInfo) -> torch.Tensor | None:
+    def get(self, info: BlockInfo) -> KV | None:
         """The block, or None where there is none; errors as in `get_packed`."""
         packed = self.get_packed(info)
         return None if packed is None else packing_of(packed).unpack(packed)

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from semshare_agents.errors import CorruptBlockError, DamagedSealError, SealedError, StoreError
+from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.sealing import MAGIC, Sealer
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import Packed, packing_of
 
 FORMAT = "semshare-kv-3"
 SUFFIX = ".safetensors"

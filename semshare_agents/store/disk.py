@@ -9,15 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 
-import torch
-
 from semshare_agents import private
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed, Packing, Raw
 from semshare_agents.sealing import OVERHEAD_BYTES, Sealer
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.ledger import Ledger
-from semshare_agents.store.packing import Packed, Packing, Raw
 
 LEDGER = ".ledger"
 
@@ -61,7 +60,7 @@ class DiskStore(BlockStore):
         """See `BlockStore.size_bytes`."""
         return codec.file_bytes(packed) + (OVERHEAD_BYTES if self._sealer.active else 0)
 
-    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+    def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """See `BlockStore.put`."""
         path = self.path(info.key)
         aside = path.with_suffix(f".{os.getpid()}-{get_ident()}.tmp")

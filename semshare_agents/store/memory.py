@@ -8,8 +8,9 @@ from threading import Lock
 import torch
 
 from semshare_agents.errors import CorruptBlockError
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed, Packing, Raw
 from semshare_agents.store.base import BlockInfo, BlockStore
-from semshare_agents.store.packing import Packed, Packing, Raw
 
 
 class MemoryStore(BlockStore):
@@ -28,7 +29,7 @@ class MemoryStore(BlockStore):
         self._lock = Lock()
         self._blocks: dict[str, tuple[BlockInfo, Packed]] = {}
 
-    def put(self, info: BlockInfo, kv: torch.Tensor | Packed) -> int:
+    def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """See `BlockStore.put`."""
         with self._lock:
             known = self._blocks.get(info.key)

@@ -11,8 +11,8 @@ from threading import Lock
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
+from semshare_agents.kv.packing import Packed
 from semshare_agents.store.base import BlockInfo, BlockStore
-from semshare_agents.store.packing import Packed
 
 
 class Leases:

@@ -11,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.packing import Packed, packing_of
 from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Pins, Tier
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ Waiting = tuple[BlockInfo, int, Owner]
 """A block that waits for its file, where its first token lies in its turn, and whose it is."""
 
 
-def _unpacked(packed: Packed) -> torch.Tensor:
+def _unpacked(packed: Packed) -> KV:
     return packing_of(packed).unpack(packed)
 
 
@@ -63,12 +62,12 @@ class Loaded:
     """Blocks read from the tiers.
 
     Attributes:
-        kv: Blocks by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
+        kv: Blocks of KV by key.
         missing: Keys that no tier could serve, with the reason.
         unreadable: Those of `missing` that are there but could not be read now.
     """
 
-    kv: Mapping[str, torch.Tensor]
+    kv: Mapping[str, KV]
     missing: Mapping[str, str]
     unreadable: frozenset[str] = frozenset()
 
@@ -137,7 +136,7 @@ class Tiers:
         fast = self.fast
         quick = {i.key: b for i in infos if fast is not None and (b := self._quick(fast, i)) is not None}
         rest = [i for i in infos if i.key not in quick]
-        found: dict[str, torch.Tensor] = {}
+        found: dict[str, KV] = {}
         missing: dict[str, str] = {}
         unreadable: set[str] = set()
         rising: list[tuple[Tier, BlockInfo, Packed]] = []
@@ -214,7 +213,7 @@ class Tiers:
     def keep_fast(
         self,
         info: BlockInfo,
-        kv: torch.Tensor | Packed,
+        kv: KV | Packed,
         depth: int,
         owner: Owner = NO_OWNER,
         *,
@@ -251,7 +250,7 @@ class Tiers:
         fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
         return next((packed for packed in fast if packed is not None), None)
 
-    def keep_durable(self, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+    def keep_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
 
         Raises:
@@ -289,7 +288,7 @@ class Tiers:
         """What computing a block would take longer than loading it; 0.0 where nobody knows."""
         return 0.0 if self.costs is None else self.costs.block_seconds(depth, tokens, size_bytes)
 
-    def _keep(self, tier: Tier, info: BlockInfo, kv: torch.Tensor | Packed, depth: int, owner: Owner) -> bool:
+    def _keep(self, tier: Tier, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner) -> bool:
         packed = tier.store.packed(kv)
         size = tier.store.size_bytes(packed)
         entry = Entry(info.key, size, depth, info.tokens, owner.tenant, self.seconds(depth, info.tokens, size))
@@ -407,7 +406,7 @@ class _Read:
 
     reason: str
     there: bool
-    kv: torch.Tensor | None = None
+    kv: KV | None = None
     packed: Packed | None = None
     tier: Tier | None = None
     began: float = 0.0

@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from semshare_agents.errors import CorruptBlockError
+from semshare_agents.kv.layout import KV, KVLayout, take, tokens_of
 from semshare_agents.store.base import BlockInfo, BlockStore
 
-SHAPE = (2, 2, 3, 8, 4)
+LAYOUT = KVLayout(layers=2, kv_heads=3, head_dim=4, dtype=torch.float32)
+TOKENS = 8
 
 
-def block(key: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[BlockInfo, torch.Tensor]:
-    """A block's name and random KV `(layers, 2, kv_heads, tokens, head_dim)`."""
-    kv = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return BlockInfo(key, "f" * 64, SHAPE[3]), kv
+def block(key: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[BlockInfo, KV]:
+    """A block's name and random KV."""
+    kv = torch.randn(LAYOUT.shape(TOKENS), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return BlockInfo(key, "f" * 64, TOKENS), kv
 
 
-def kept(store: BlockStore, kv: torch.Tensor) -> torch.Tensor:
+def kept(store: BlockStore, kv: KV) -> KV:
     """What a store's packing makes of a block."""
     return store.packing.unpack(store.packing.pack(kv))
 
@@ -52,15 +54,14 @@ class StoreConformance:
     def test_a_view_is_kept_as_a_copy(self, store: BlockStore) -> None:
         """What the caller does to its buffer afterwards does not reach the store."""
         info, _ = block("aaview")
-        buffer = torch.zeros(2, 2, 3, 100, 4)
-        part = buffer[:, :, :, 40:48]
-        part.fill_(5.0)
+        buffer = torch.zeros(LAYOUT.shape(100))
+        part = take(buffer, 40, 40 + TOKENS).fill_(5.0)
         store.put(info, part)
         buffer.fill_(9.0)
         found = store.get(info)
         assert found is not None
-        assert found.shape == SHAPE
-        assert torch.equal(found.cpu(), kept(store, torch.full(SHAPE, 5.0)))
+        assert tokens_of(found) == TOKENS
+        assert torch.equal(found.cpu(), kept(store, torch.full(LAYOUT.shape(TOKENS), 5.0)))
 
     def test_unknown_keys_are_none(self, store: BlockStore) -> None:
         """Nothing is nothing, no error."""

@@ -12,13 +12,13 @@ import numpy as np
 from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine, Priority
 from semshare_agents.engine.engine import Within
+from semshare_agents.kv.assemble import assemble, fills, infos
+from semshare_agents.kv.rotary import KeyMover
 from semshare_agents.match.align import align
 from semshare_agents.match.find import find
 from semshare_agents.memory import Memory
-from semshare_agents.model.rotary import KeyMover
 from semshare_agents.model.run import RowRun
 from semshare_agents.model.runs import Runs
-from semshare_agents.reuse.assemble import assemble, fills, infos
 from semshare_agents.store.tiers import NO_OWNER, Owner
 from semshare_agents.values import Alignment, Ints, Kind, Reuse, Scope
 

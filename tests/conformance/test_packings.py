@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from semshare_agents.store.packing import PACKINGS, Packing, make_packing
+from semshare_agents.kv.packing import PACKINGS, Packing, make_packing
 from semshare_agents.testing import PackingConformance
 
 ERRORS = {"raw": 0.0, "int8": 0.01, "k5v4": 0.1}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from semshare_agents.kv.packing import PACKINGS, Packing, make_packing
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
-from semshare_agents.store.packing import PACKINGS, Packing, make_packing
 from semshare_agents.testing import StoreConformance
 
 

@@ -18,7 +18,7 @@ import torch
 
 from semshare_agents.match.matchers import along_path, position_free
 from semshare_agents.reuse.strategies import Choice, Static
-from semshare_agents.store.packing import Int8, Packed, Raw
+from semshare_agents.kv.packing import Int8, Packed, Raw
 from semshare_agents.testing import (
     MatcherConformance, PackingConformance, StrategyConformance, ToolFormatConformance,
 )

@@ -11,6 +11,7 @@ import torch
 
 from semshare_agents.bench.cold import answer_cold
 from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean
+from semshare_agents.kv.layout import KVLayout
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.request.options import request_of
@@ -162,6 +163,6 @@ def test_the_default_model_is_what_the_documents_say(default_model: LoadedModel)
     support = default_model.support
     assert support.rows is not None
     assert support.mover is not None
-    assert (len(support.rows.layers), support.rows.kv_heads, support.rows.head_dim) == (30, 3, 64)
+    assert support.rows.layout == KVLayout(30, 3, 64, torch.float32)
     assert default_model.model.dtype == torch.float32
     assert support.rows.token_bytes == 46_080

@@ -132,9 +132,9 @@ async def test_a_model_whose_kv_is_no_use_is_a_warning(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_answer_fails_the_self_test(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    from semshare_agents.kv.packing import Packed
     from semshare_agents.store import MemoryStore
     from semshare_agents.store.base import BlockInfo
-    from semshare_agents.store.packing import Packed
 
     honest = MemoryStore.get_packed
 

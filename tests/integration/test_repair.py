@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.rows import RowModel
@@ -175,19 +176,20 @@ async def test_closing_keeps_what_was_repaired(open_llm: OpenLLM, monkeypatch: p
     llm = await open_llm(repair_idle=True)
     reached = asyncio.Event()
     loop = asyncio.get_running_loop()
-    from semshare_agents.model.run import RowRun
+    from semshare_agents.model.run import RowRun, Step
 
-    repair = RowRun.repair
-    calls: list[int] = []
+    compute = RowRun.compute
+    calls: list[Step] = []
 
-    def counted(self: RowRun, rows: int) -> None:
-        if calls:
-            loop.call_soon_threadsafe(reached.set)
-            assert self.stop.wait(10)
-        calls.append(rows)
-        repair(self, rows)
+    def counted(self: RowRun, step: Step) -> torch.Tensor:
+        if step.length == self.length:  # a step that repairs
+            if calls:
+                loop.call_soon_threadsafe(reached.set)
+                assert self.stop.wait(10)
+            calls.append(step)
+        return compute(self, step)
 
-    monkeypatch.setattr(RowRun, "repair", counted)
+    monkeypatch.setattr(RowRun, "compute", counted)
     moved = await moved_turn(llm)
     await asyncio.wait_for(reached.wait(), 10)
     await llm.aclose()

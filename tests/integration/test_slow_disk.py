@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from semshare_agents.errors import RegistryUnavailableError
+from semshare_agents.kv.packing import Packed
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.operate.audit import audit
 from semshare_agents.store.disk import DiskStore
-from semshare_agents.store.packing import Packed
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import user

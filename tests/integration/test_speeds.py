@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from semshare_agents import doctor
 from semshare_agents.background import speeds as remeasure
 from semshare_agents.cli.main import app
+from semshare_agents.kv.packing import Packed
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe import delays
 from semshare_agents.observe.clock import Clock
@@ -26,7 +27,6 @@ from semshare_agents.reuse import measure, speeds
 from semshare_agents.reuse.speeds import Measurement, keep, kept, path_of
 from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
-from semshare_agents.store.packing import Packed
 from tests import tiny
 from tests.serving import serving
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.retained import RetainedRun
-from semshare_agents.model.rows import BufferPool, ForwardStopped, RowModel
+from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun
 from semshare_agents.retain import POLICIES, Retention, TailWatch, kept_positions, layer_shares
 from tests import tiny
@@ -24,7 +25,7 @@ def prefilled(family: str) -> tuple[RowModel, RowRun, torch.Tensor]:
     rows = tiny.loaded(family).support.rows
     assert rows is not None
     ids = np.random.default_rng(3).integers(4, tiny.VOCABULARY, TOKENS)
-    run = RowRun(rows, BufferPool(rows), TOKENS + len(ANSWER))
+    run = RowRun(rows, BufferPool(rows.layout, rows.device), TOKENS + len(ANSWER))
     run.cold(ids)
     watch = TailWatch(TOKENS - 16)
     tail = np.arange(TOKENS - 16, TOKENS)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.caching import cache_name
-from semshare_agents.model.rows import BufferPool, ForwardStopped, RowModel
+from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Plan
@@ -60,7 +61,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype
 def test_all_rows_equal_the_stock_forward(family: str, dtype: torch.dtype) -> None:
     rows, ids = row_model(family, dtype), prompt()
     expected, cache = stock(rows.model, ids)
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     found = rows.forward(ids, np.arange(len(ids)), buffer, logits=len(ids))
     assert_close(found, expected, dtype)
     for layer, kept in enumerate(cache.layers):
@@ -72,7 +73,7 @@ def test_all_rows_equal_the_stock_forward(family: str, dtype: torch.dtype) -> No
 def test_corrupted_rows_computed_again_restore_logits_and_kv(family: str, dtype: torch.dtype) -> None:
     rows, ids = row_model(family, dtype), prompt(1)
     expected, cache = stock(rows.model, ids)
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     rows.forward(ids, np.arange(len(ids)), buffer)
     rng = np.random.default_rng(2)
     broken = np.unique(np.concatenate(([0, 5, 6, 7, TOKENS - 1], rng.integers(0, TOKENS, 30))))
@@ -87,7 +88,7 @@ def test_corrupted_rows_computed_again_restore_logits_and_kv(family: str, dtype:
 def test_corrupted_rows_left_alone_do_change_the_logits(family: str) -> None:
     rows, ids = row_model(family, torch.float32), prompt(1)
     expected, _ = stock(rows.model, ids)
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     rows.forward(ids, np.arange(len(ids)), buffer)
     buffer[:, 1, :, 10:100] *= -1
     found = rows.forward(ids[-1:], np.asarray([TOKENS - 1]), buffer)
@@ -97,7 +98,7 @@ def test_corrupted_rows_left_alone_do_change_the_logits(family: str) -> None:
 def test_rows_one_at_a_time_equal_the_stock_forward(family: str) -> None:
     rows, ids = row_model(family, torch.float32), prompt(3, 20)
     expected, _ = stock(rows.model, ids)
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     buffer.fill_(float("nan"))
     for at in range(len(ids)):
         found = rows.forward(ids[at : at + 1], np.asarray([at]), buffer)
@@ -107,7 +108,7 @@ def test_rows_one_at_a_time_equal_the_stock_forward(family: str) -> None:
 def test_many_row_groups_equal_the_stock_forward() -> None:
     rows, ids = row_model("llama", torch.float32), prompt(4, 1400)
     expected, _ = stock(rows.model, ids)
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     rows.forward(ids, np.arange(len(ids)), buffer)
     broken = np.concatenate(([3], np.arange(100, 250, 2), [770], np.arange(1390, 1400)))
     buffer[:, :, :, torch.as_tensor(broken)] = float("nan")
@@ -120,7 +121,7 @@ def test_late_rows_are_computed_by_the_next_steps() -> None:
     rows, ids = row_model("llama", torch.float32), prompt(5, 300)
     expected, cache = stock(rows.model, ids)
     late = np.sort(np.random.default_rng(6).permutation(np.arange(5, 290))[: LATE_STEP_ROWS + 8])
-    run, prefilled = RowRun(rows, BufferPool(rows), len(ids)), len(ids) - 3
+    run, prefilled = RowRun(rows, BufferPool(rows.layout, rows.device), len(ids)), len(ids) - 3
     run.prefill(ids[:prefilled], np.arange(prefilled), 0)
     broken = torch.as_tensor(late)
     run.buffer[:, :, :, broken[:LATE_STEP_ROWS]] *= -1
@@ -210,7 +211,7 @@ def test_narrowing_that_keeps_all_rows_equals_the_stock_forward(family: str) -> 
     rows, ids = row_model(family, torch.float32), prompt(7)
     expected, _ = stock(rows.model, ids)
     everything = np.arange(len(ids))
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     buffer.normal_()
     plan = layered(everything, everything[-4:], (1.0,) * len(rows.layers))
     found = rows.forward(ids, everything, buffer, logits=len(ids), narrow=narrowing(plan), watch=plan.check_layer)
@@ -221,7 +222,7 @@ def test_narrowing_over_true_kv_leaves_the_last_logits_as_they_are(family: str) 
     rows, ids = row_model(family, torch.float32), prompt(8)
     expected, _ = stock(rows.model, ids)
     everything = np.arange(len(ids))
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     rows.forward(ids, everything, buffer)
     deep = len(rows.layers) - 2
     plan = layered(everything, everything[-4:], (1.0, 1.0, *np.linspace(0.4, 0.1, deep).tolist()))
@@ -232,7 +233,7 @@ def test_narrowing_over_true_kv_leaves_the_last_logits_as_they_are(family: str) 
 def test_narrowing_keeps_the_rows_that_deviate_most() -> None:
     rows, ids = row_model("llama", torch.float32), prompt(9)
     everything = np.arange(len(ids))
-    buffer = BufferPool(rows).acquire(len(ids))
+    buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     rows.forward(ids, everything, buffer)
     wrong = np.asarray([20, 33, 34, 90])
     buffer[1:, 1, :, torch.as_tensor(wrong)] += 5.0
@@ -258,18 +259,19 @@ def test_a_stopped_pass_ends_before_its_next_layer() -> None:
     stop = Event()
     stop.set()
     with pytest.raises(ForwardStopped):
-        rows.forward(ids, np.arange(20), BufferPool(rows).acquire(20), stop=stop)
+        rows.forward(ids, np.arange(20), BufferPool(rows.layout, rows.device).acquire(20), stop=stop)
 
 
 def test_the_model_keeps_its_own_attention_after_a_pass() -> None:
     rows, ids = row_model("llama", torch.float32), prompt(11, 20)
     before = rows.model.config._attn_implementation
-    rows.forward(ids, np.arange(20), BufferPool(rows).acquire(20))
+    rows.forward(ids, np.arange(20), BufferPool(rows.layout, rows.device).acquire(20))
     assert rows.model.config._attn_implementation == before != "semshare_rows"
 
 
 def test_buffers_are_used_again_and_too_many_are_dropped() -> None:
-    pool = BufferPool(row_model("llama", torch.float32), keep=1)
+    rows = row_model("llama", torch.float32)
+    pool = BufferPool(rows.layout, rows.device, keep=1)
     small, large = pool.acquire(100), pool.acquire(600)
     assert (small.shape[3], large.shape[3]) == (512, 1024)
     pool.release(small)
@@ -285,7 +287,7 @@ def test_two_threads_may_share_a_model() -> None:
     def compute(number: int) -> torch.Tensor:
         where = np.arange(len(ids))
         if number % 2:
-            return rows.forward(ids, where, BufferPool(rows).acquire(len(ids)), logits=len(ids))
+            return rows.forward(ids, where, BufferPool(rows.layout, rows.device).acquire(len(ids)), logits=len(ids))
         with rows.stock() as model:
             return stock(model, ids)[0]
 

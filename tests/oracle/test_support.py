@@ -42,7 +42,7 @@ def test_reusable_families_are_found_reusable(family: str, dtype: torch.dtype) -
     assert found.reason == ""
     assert found.window_tokens == (tiny.WINDOW_TOKENS if family in tiny.LIMITED else None)
     assert len(found.rows.layers) == tiny.CONFIGS[family]().num_hidden_layers
-    assert (found.rows.kv_heads, found.rows.head_dim) == (2, 16)
+    assert (found.rows.layout.kv_heads, found.rows.layout.head_dim) == (2, 16)
 
 
 @pytest.mark.parametrize("family", list(tiny.UNSUPPORTED))

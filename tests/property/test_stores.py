@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreError
 from semshare_agents.evict import LRU
+from semshare_agents.kv.packing import PACKINGS, Raw, make_packing
+from semshare_agents.kv.packing.bits import pack_bits, unpack_bits
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, codec
-from semshare_agents.store.packing import PACKINGS, Raw, make_packing
-from semshare_agents.store.packing.bits import pack_bits, unpack_bits
 from semshare_agents.store.tiers import Leases
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

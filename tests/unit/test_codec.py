@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
+from semshare_agents.kv.packing import PACKINGS, Packing, Raw
 from semshare_agents.store import BlockInfo, DiskStore, codec
-from semshare_agents.store.packing import PACKINGS, Packing, Raw
 
 INFO = BlockInfo("abkey", "f" * 64, 8)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from semshare_agents.errors import PinError, StoreError
 from semshare_agents.evict import POLICIES, PolicyOptions, make_policy
+from semshare_agents.kv.packing import Packed
 from semshare_agents.memory.pins import check
 from semshare_agents.registry import PinnedBlock
 from semshare_agents.settings import load_settings
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases, Limits, Owner
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4

@@ -13,8 +13,8 @@ import torch
 from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreError
 from semshare_agents.evict import LRU, TTL, make_policy
 from semshare_agents.evict.base import NOBODY, Entry
+from semshare_agents.kv.packing import Packed
 from semshare_agents.store import BlockInfo, BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.packing import Packed
 from semshare_agents.store.tiers import Leases, Limits, Owner
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4

@@ -6,8 +6,16 @@ from typing import Any
 
 import torch
 
-from semshare_agents.model.lengths import rotations
 from semshare_agents.values import Ints
+
+
+@torch.inference_mode()
+def rotations(module: Any, arguments: tuple[Any, ...], positions: torch.Tensor) -> list[torch.Tensor]:
+    """A rotary module's cosines and sines (or complex factors) of `positions`, each `(positions, dims)`."""
+    device = next((b.device for b in module.buffers()), torch.device("cpu"))
+    probe = torch.zeros(1, 1, 1, device=device, dtype=torch.float32)
+    out = module(probe, positions.to(device)[None], *arguments)
+    return [part[0] for part in (out if isinstance(out, tuple) else (out,))]
 
 
 class RotaryTables:
@@ -82,7 +90,7 @@ def rotate(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Rotate keys in place (half-split layout: dimension `i` pairs with `i + rotary_dim / 2`).
 
     Args:
-        keys: `(..., tokens, head_dim)`.
+        keys: Keys of some tokens, of any number of layers and heads.
         cos: `(tokens, rotary_dim / 2)`.
         sin: `(tokens, rotary_dim / 2)`.
     """
@@ -120,7 +128,7 @@ class KeyMover:
         """Rotate keys of all layers in place.
 
         Args:
-            keys: `(layers, kv_heads, tokens, head_dim)`.
+            keys: Keys of all layers, as `semshare_agents.kv.layout.keys_of` gives them.
             source: Old positions, shape `(tokens,)`.
             target: New positions, shape `(tokens,)`.
         """
@@ -137,7 +145,7 @@ class Rotation:
         """Rotate keys in place.
 
         Args:
-            keys: `(layers, kv_heads, tokens, head_dim)`.
+            keys: Keys of all layers, as `semshare_agents.kv.layout.keys_of` gives them.
             part: Which of the prepared tokens they are.
         """
         for layers, cos, sin in self._groups:

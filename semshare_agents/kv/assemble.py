@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from semshare_agents.model.rotary import KeyMover
-from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.content import Content, describe
+from semshare_agents.kv.block import BlockInfo
+from semshare_agents.kv.content import Content, describe
+from semshare_agents.kv.layout import KV, gather, keys_of, put, scatter, take
+from semshare_agents.kv.rotary import KeyMover
 from semshare_agents.values import Alignment, BlockRef, Ints, Kind, Scope
 
 
@@ -63,18 +64,18 @@ def infos(parts: list[Fill], scope: Scope, alignment: Alignment) -> list[BlockIn
 
 
 def assemble(
-    buffer: torch.Tensor,
+    buffer: KV,
     parts: list[Fill],
-    blocks: Mapping[str, torch.Tensor],
+    blocks: Mapping[str, KV],
     alignment: Alignment,
     mover: KeyMover | None,
 ) -> None:
     """Copy blocks into a buffer and rotate the keys whose position changed.
 
     Args:
-        buffer: `(layers, 2, kv_heads, capacity, head_dim)`.
+        buffer: Where the prompt's KV goes.
         parts: Which positions come from which block.
-        blocks: KV by key, each `(layers, 2, kv_heads, tokens, head_dim)`.
+        blocks: KV by key.
         alignment: Where each position comes from.
         mover: Moves keys; None leaves them as they are.
     """
@@ -91,15 +92,14 @@ def assemble(
         moves = rotation is not None and bool((sources[here] != everything[here]).any())
         if _consecutive(part.target) and _consecutive(part.inside):
             a, s, n = int(part.target[0]), int(part.inside[0]), len(part.target)
-            place = buffer[:, :, :, a : a + n]
-            place.copy_(kv[:, :, :, s : s + n])
+            placed = put(buffer, a, take(kv, s, s + n))
             if moves and rotation is not None:
-                rotation.apply(place[:, 0], here)
+                rotation.apply(keys_of(placed), here)
             continue
-        gathered = kv.index_select(3, torch.as_tensor(part.inside, device=kv.device)).to(buffer.device)
+        gathered = gather(kv, torch.as_tensor(part.inside, device=kv.device)).to(buffer.device)
         if moves and rotation is not None:
-            rotation.apply(gathered[:, 0], here)
-        buffer.index_copy_(3, torch.as_tensor(part.target, device=buffer.device), gathered)
+            rotation.apply(keys_of(gathered), here)
+        scatter(buffer, torch.as_tensor(part.target, device=buffer.device), gathered)
 
 
 def _consecutive(positions: Ints) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from semshare_agents.store.packing.base import Packed, Packing
+from semshare_agents.kv.layout import KV
+from semshare_agents.kv.packing.base import Packed, Packing
 
 PART = "kv"
 
@@ -16,10 +15,10 @@ class Raw(Packing):
     version = 1
     lossless = True
 
-    def pack(self, kv: torch.Tensor) -> Packed:
+    def pack(self, kv: KV) -> Packed:
         """See `Packing.pack`."""
         return Packed(self.name, self.version, tuple(kv.shape), kv.dtype, {PART: kv})
 
-    def unpack(self, packed: Packed) -> torch.Tensor:
+    def unpack(self, packed: Packed) -> KV:
         """See `Packing.unpack`."""
         return packed.parts[PART]

@@ -8,14 +8,16 @@ everything attends to them, so an error in their keys moves every answer, and th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import ClassVar
 
 import torch
 
 from semshare_agents.errors import StoreError
-from semshare_agents.store.packing.base import Packed, Packing
-from semshare_agents.store.packing.bits import pack_bits, unpack_bits
+from semshare_agents.kv.layout import CHANNELS, KV, TOKENS, beside_tokens, gather, keys_and_values, keys_of, scatter
+from semshare_agents.kv.packing.base import Packed, Packing
+from semshare_agents.kv.packing.bits import pack_bits, unpack_bits
 
 MEAN_STEPS = 127
 OCTAVE_STEPS = 16
@@ -32,27 +34,30 @@ class Quantised(Packing):
     key_bits: ClassVar[int]
     value_bits: ClassVar[int]
 
-    def pack(self, kv: torch.Tensor) -> Packed:
+    def pack(self, kv: KV) -> Packed:
         """See `Packing.pack`.
 
         Raises:
             StoreError: the block has values that are not finite.
         """
-        sinks = _sinks(kv[:, 0])
-        parts = {"sinks": sinks.to(torch.int16), "sink_kv": kv[:, :, :, sinks].contiguous()}
-        for name, index, bits in (("k", 0, self.key_bits), ("v", 1, self.value_bits)):
-            parts |= {f"{name}_{part}": t for part, t in _quantise(kv[:, index].float(), bits).items()}
+        sinks = _sinks(keys_of(kv))
+        parts = {"sinks": sinks.to(torch.int16), "sink_kv": gather(kv, sinks)}
+        for name, half, bits in self._halves(kv):
+            parts |= {f"{name}_{part}": t for part, t in _quantise(half.float(), bits).items()}
         return Packed(self.name, self.version, tuple(kv.shape), kv.dtype, parts)
 
-    def unpack(self, packed: Packed) -> torch.Tensor:
+    def unpack(self, packed: Packed) -> KV:
         """See `Packing.unpack`."""
         parts, shape = packed.parts, packed.shape
         kv = torch.empty(shape, dtype=packed.dtype, device=parts["sinks"].device)
-        for name, index, bits in (("k", 0, self.key_bits), ("v", 1, self.value_bits)):
-            _restore({part: parts[f"{name}_{part}"] for part in PARTS}, bits, kv[:, index])
-        if len(parts["sinks"]):
-            kv[:, :, :, parts["sinks"].long()] = parts["sink_kv"]
+        for name, half, bits in self._halves(kv):
+            _restore({part: parts[f"{name}_{part}"] for part in PARTS}, bits, half)
+        scatter(kv, parts["sinks"].long(), parts["sink_kv"])
         return kv
+
+    def _halves(self, kv: KV) -> Iterator[tuple[str, torch.Tensor, int]]:
+        """Keys and values, with the name of each and the bits of its numbers."""
+        yield from zip("kv", keys_and_values(kv), (self.key_bits, self.value_bits), strict=True)
 
 
 class Int8(Quantised):
@@ -77,22 +82,23 @@ PARTS = ("codes", "mean", "mean_step", "scale", "largest")
 
 
 def _sinks(keys: torch.Tensor) -> torch.Tensor:
-    """Indices of tokens whose keys `(layers, kv_heads, tokens, head_dim)` stand apart, ascending, shape `(sinks,)`."""
-    norms = (keys.float() - keys.float().mean(2, keepdim=True)).norm(dim=-1)
-    apart = (norms / norms.median(2, keepdim=True).values.clamp_min(1e-12)).mean((0, 1))
+    """Indices of tokens whose keys stand apart, ascending, shape `(sinks,)`."""
+    norms = (keys.float() - keys.float().mean(TOKENS, keepdim=True)).norm(dim=CHANNELS, keepdim=True)
+    far = norms / norms.median(TOKENS, keepdim=True).values.clamp_min(1e-12)
+    apart = far.mean(beside_tokens(far))
     found = torch.argsort(apart, descending=True)[:MOST_SINKS]
     return found[apart[found] > SINK_DISTANCE].sort().values
 
 
 def _quantise(x: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """Quantise `(layers, kv_heads, tokens, head_dim)`; see `PARTS`."""
-    mean = x.mean(2, keepdim=True)
-    mean_step = (mean.abs().amax(-1, keepdim=True) / MEAN_STEPS).clamp_min(1e-30)
+    """Quantise keys or values; see `PARTS`."""
+    mean = x.mean(TOKENS, keepdim=True)
+    mean_step = (mean.abs().amax(CHANNELS, keepdim=True) / MEAN_STEPS).clamp_min(1e-30)
     mean = (mean / mean_step).round()
     y = _turned(x - mean * mean_step)
     half = 2 ** (bits - 1)
-    scale = (y.abs().amax(-1, keepdim=True) / (half - 0.5)).clamp_min(1e-30)
-    largest = scale.amax(2, keepdim=True)
+    scale = (y.abs().amax(CHANNELS, keepdim=True) / (half - 0.5)).clamp_min(1e-30)
+    largest = scale.amax(TOKENS, keepdim=True)
     if not bool(torch.isfinite(largest).all() & torch.isfinite(mean_step).all()):
         raise StoreError("a block with values that are not finite cannot be quantised: use kv_codec='raw'")
     grid = (torch.log2(largest / scale) * OCTAVE_STEPS).floor().clamp(0, 255)
@@ -107,7 +113,7 @@ def _quantise(x: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
 
 
 def _restore(parts: dict[str, torch.Tensor], bits: int, out: torch.Tensor) -> None:
-    """Undo `_quantise` into `out`, shape `(layers, kv_heads, tokens, head_dim)`."""
+    """Undo `_quantise` into `out`."""
     y = unpack_bits(parts["codes"], bits, out.numel()).view(out.shape).float()
     # Each code stands for the middle of its interval.
     y.add_(0.5 - 2 ** (bits - 1)).mul_(_scales(parts["scale"].float(), parts["largest"]))
@@ -119,8 +125,8 @@ def _scales(grid: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(x: torch.Tensor) -> torch.Tensor:
-    """Heads `(..., head_dim)` turned by a Hadamard matrix, which is its own inverse."""
-    dim = x.shape[-1]
+    """Every head turned by a Hadamard matrix, which is its own inverse."""
+    dim = x.shape[CHANNELS]
     size = dim & -dim
     turned: torch.Tensor = x.reshape(-1, size) @ _hadamard(size, x.device)
     return turned.reshape(x.shape)
