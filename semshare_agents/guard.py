@@ -31,7 +31,7 @@ from semshare_agents.registry import DriftSample, Limit
 from semshare_agents.repair import CHUNK_ROWS, load_exact, when_idle
 from semshare_agents.request import Request
 from semshare_agents.turn import Prefilled, Turns
-from semshare_agents.values import Ints, Reuse, Scope
+from semshare_agents.values import Ints, Reason, ReasonCode, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +82,12 @@ class Admitted:
 
     Attributes:
         request: Narrowed where it has to be.
-        note: Why, for the report; empty where nothing changed.
+        note: Why, for the report; None where nothing changed.
         probed: Whose probe it is.
     """
 
     request: Request
-    note: str = ""
+    note: Reason | None = None
     probed: tuple[Watch, ...] = ()
 
 
@@ -152,7 +152,7 @@ class Guard(IdleWork[Job]):
             # Without its registry the turn will run cold, which needs no limit.
             log.warning("a turn is not guarded: %s", e)
             return Admitted(request)
-        word, note, probed = request.reuse, "", []
+        word, note, probed = request.reuse, None, list[Watch]()
         for whose in {None: "tenant", request.session: "session"} if request.session else {None: "tenant"}:
             watch = watches.get(whose)
             if watch is None or watch.limit.reuse.allows(request.reuse):
@@ -166,14 +166,13 @@ class Guard(IdleWork[Job]):
                 watch.refused += 1
                 reason = f"narrowed to {allowed} by the guard: {watch.limit.reason}"
             if word.allows(allowed):
-                word, note = allowed, reason
+                word, note = allowed, Reason(ReasonCode.GUARD, reason)
         return Admitted(replace(request, reuse=word), note, tuple(probed))
 
     def watched(self, admitted: Admitted, prefilled: Prefilled) -> Answer:
         """An empty answer, which keeps its logits where the turn is sampled; the report says what was narrowed."""
         report = prefilled.report
-        reason = "; ".join(filter(None, (admitted.note, report.reason)))
-        prefilled.report = replace(report, reason=reason)
+        prefilled.report = report.preceded_by(admitted.note)
         approximate = report.reuse_class in STRICTER
         probe = False
         for watch in admitted.probed:

@@ -62,13 +62,14 @@ from semshare_agents.store import Tiers
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.packing import Packing
 from semshare_agents.store.tiers import Loaded, Owner
-from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Report, Reuse, Scope
+from semshare_agents.values import Alignment, Donor, Ints, Kind, Plan, Reason, ReasonCode, Report, Reuse, Scope
+from semshare_agents.values.reason import REUSE_OFF
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CHANGED = "the model's weights or adapters changed while the prompt was computed"
+CHANGED = Reason(ReasonCode.MODEL, "the model's weights or adapters changed while the prompt was computed")
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -232,7 +233,7 @@ class Turns:
         except RegistryError as e:
             # The memory may fail, an answer may not.
             log.warning("a turn runs cold: %s", e)
-            impossible = f"the memory fails: {e}"
+            impossible = Reason(ReasonCode.MEMORY, f"the memory fails: {e}")
         if impossible is None:
             plan = await self._planned(alignment, request, clock)
         else:
@@ -280,10 +281,10 @@ class Turns:
             except StoreError as e:
                 log.warning("files of what was forgotten stay until `semshare verify --fix`: %s", e)
 
-    def _impossible(self, request: Request, tokens: int) -> str | None:
+    def _impossible(self, request: Request, tokens: int) -> Reason | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
         beyond = self.model.support.beyond(tokens)
-        return beyond or ("reuse is off" if request.reuse is Reuse.OFF else None)
+        return beyond or (REUSE_OFF if request.reuse is Reuse.OFF else None)
 
     def _cold(self, tokens: int) -> float:
         return self.cost.cold_seconds(tokens) if self.cost is not None else 0.0
@@ -363,7 +364,7 @@ class Turns:
 
         with clock.stage("plan"):
             plan = await threads.work(plan_within, request.fidelity, alignment, settings, plan_of)
-        narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
+        narrowed = self.model.support.reason if request.reuse.allows(Reuse.MOVED) else None
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
     def _only_on_disk(self, key: str) -> bool:

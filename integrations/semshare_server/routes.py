@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.registry.writing import report_dict
 from semshare_agents.settings import ServerSettings
 from semshare_agents.steering import Wanted
 from semshare_agents.tools.calls import broken_off
@@ -154,7 +153,7 @@ def usage_of(generation: Generation) -> dict[str, Any]:
 
 def reuse_of(generation: Generation) -> dict[str, Any]:
     """The report, without the map, which the page and `semshare turns show` have."""
-    return {**report_dict(generation.report), "turn_id": generation.report.turn_id}
+    return generation.report.as_dict()
 
 
 async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncIterator[str]:

@@ -4,6 +4,7 @@ from semshare_agents.values.answer import CallPart, Generation, Piece, ToolCall,
 from semshare_agents.values.arrays import Floats, Ints
 from semshare_agents.values.memory import Alignment, BlockRef, Donor, Kind, Scope
 from semshare_agents.values.plan import Look, Plan
+from semshare_agents.values.reason import Reason, ReasonCode
 from semshare_agents.values.report import Report, Saved
 from semshare_agents.values.request import AUTO, FAST, Fidelity, Messages, Reuse, Sampling
 from semshare_agents.values.reuse_map import Span
@@ -24,6 +25,8 @@ __all__ = [
     "Messages",
     "Piece",
     "Plan",
+    "Reason",
+    "ReasonCode",
     "Report",
     "Reuse",
     "Sampling",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.values.arrays import Floats, Ints
+from semshare_agents.values.reason import Reason
 
 
 class Kind(IntEnum):
@@ -99,7 +100,7 @@ class Alignment:
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
         doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
-        refused: Why the loosest matches asked for were not found, given up or lost; empty otherwise.
+        refused: Why the loosest matches asked for were not found, given up or lost; None otherwise.
         asked: What each token's passage has in common with the question, shape `(tokens,)`; empty where nobody looked.
     """
 
@@ -110,7 +111,7 @@ class Alignment:
     donors: tuple[Donor, ...] = ()
     similarity: float = 0.0
     doubtful: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    refused: str = ""
+    refused: Reason | None = None
     asked: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from semshare_agents.values.arrays import Floats, Ints
+from semshare_agents.values.reason import Reason
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Plan:
     Attributes:
         rows: Rows computed from the first layer on, ascending, shape `(rows,)`; always holds the last one.
         cold: Whether everything is computed and nothing loaded.
-        reason: Why the plan is cold or narrower than asked for; empty otherwise.
+        reason: Why the plan is cold or narrower than asked for; None otherwise.
         predicted_seconds: Predicted time of load, move and compute.
         predicted_cold_seconds: Predicted time of a full prefill.
         layer_shares: Shares of the semantic rows kept per layer; empty when all layers compute `rows`.
@@ -46,7 +47,7 @@ class Plan:
 
     rows: Ints
     cold: bool
-    reason: str = ""
+    reason: Reason | None = None
     predicted_seconds: float = 0.0
     predicted_cold_seconds: float = 0.0
     layer_shares: tuple[float, ...] = ()

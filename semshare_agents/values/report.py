@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from semshare_agents.values.reuse_map import Span
+from semshare_agents.values.reason import Reason, ReasonCode
+from semshare_agents.values.reuse_map import Span, packed
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Report:
         turn_id: The stored turn; `None` until it is stored, or where storing is off.
         spans: The reuse map: runs that cover the prompt.
         saved: What reuse saved; None where no full prefill of like length was measured.
+        reason_codes: What `reason` tells, in codes to count; the first is the one that metrics count.
     """
 
     reuse_class: str
@@ -64,3 +67,42 @@ class Report:
     turn_id: int | None = None
     spans: tuple[Span, ...] = ()
     saved: Saved | None = None
+    reason_codes: tuple[ReasonCode, ...] = ()
+
+    @property
+    def reason_code(self) -> str:
+        """The code of `reason` that counts; empty without a reason."""
+        return self.reason_codes[0] if self.reason_codes else ""
+
+    def preceded_by(self, reason: Reason | None) -> Report:
+        """The same with another reason, which counts before its own."""
+        if reason is None:
+            return self
+        text = "; ".join(filter(None, (reason.text, self.reason)))
+        return replace(self, reason=text, reason_codes=reason.codes + self.reason_codes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values, without its spans."""
+        return {
+            "class": self.reuse_class,
+            "tokens": dict(self.tokens),
+            "rows_share": self.rows_share,
+            "donors": {str(turn): tokens for turn, tokens in self.donors.items()},
+            "similarity": self.similarity,
+            "exact_tokens": self.exact_tokens,
+            "stages_seconds": dict(self.stages_seconds),
+            "ttft_seconds": self.ttft_seconds,
+            "predicted_cold_seconds": self.predicted_cold_seconds,
+            "reason": self.reason,
+            "reason_codes": [str(code) for code in self.reason_codes],
+            "drift_kl": self.drift_kl,
+            "misses": self.misses,
+            "saved": None if self.saved is None else asdict(self.saved),
+            "turn_id": self.turn_id,
+        }
+
+    def as_stored(self) -> dict[str, Any]:
+        """The report as it is kept with its turn, which has the id: with its spans."""
+        values = {**self.as_dict(), "spans": packed(self.spans)}
+        del values["turn_id"]
+        return values

@@ -21,7 +21,7 @@ from semshare_agents.options import request_of
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.testing.fake.memory import FakeMemory
 from semshare_agents.testing.fake.script import Answers, Script, Token, drawn, echo
-from semshare_agents.testing.fake.turn import as_stored, check_grammar, generation_of, prompt_of, report_of
+from semshare_agents.testing.fake.turn import check_grammar, generation_of, prompt_of, report_of
 from semshare_agents.values import Generation, Messages, Piece, ToolCall
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class FakeLLM(Face):
             answer=generation.raw,
             tokens=[*prompt, *generation.tokens],
             prompt_tokens=len(prompt),
-            report=as_stored(report),
+            report=report.as_stored(),
         )
         return replace(generation, report=report)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +12,10 @@ import numpy as np
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError
 from semshare_agents.model.tokenise import tokenise_text
 from semshare_agents.observe.report import make_report
-from semshare_agents.observe.reuse_map import packed
 from semshare_agents.testing.fake.memory import FakeMemory
 from semshare_agents.testing.fake.script import CALLS, END, Token, ids, prompt_words, words
-from semshare_agents.values import Alignment, Generation, Kind, Plan, Report, Reuse, ToolCall, Usage
+from semshare_agents.values import Alignment, Generation, Kind, Plan, Reason, ReasonCode, Report, Reuse, ToolCall, Usage
+from semshare_agents.values.reason import REUSE_OFF
 
 if TYPE_CHECKING:
     from semshare_agents.request import Request
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLD_SECONDS_A_TOKEN = 0.001
 """What a prefill is said to have cost; reports of reuse then show a gain."""
+UNLIKE = Reason(ReasonCode.NOTHING_STORED, "nothing stored begins like it")
 
 
 class _Encoder:
@@ -87,7 +88,7 @@ def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], began
         alignment.kind[:exact], alignment.donor[:exact] = Kind.EXACT, 0
         alignment.source[:exact] = np.arange(exact)
         alignment = replace(alignment, donors=(found[0],))
-    reason = "" if exact else "reuse is off" if request.reuse is Reuse.OFF else "nothing stored begins like it"
+    reason = None if exact else REUSE_OFF if request.reuse is Reuse.OFF else UNLIKE
     rows = np.arange(exact, size)
     plan = Plan(rows, not exact, reason, predicted_cold_seconds=size * COLD_SECONDS_A_TOKEN, required=rows)
     elapsed = time.perf_counter() - began
@@ -122,10 +123,3 @@ def _calls(said: Sequence[Token]) -> tuple[ToolCall, ...]:
         else:
             made[-1] = replace(made[-1], arguments=made[-1].arguments + part.arguments)
     return tuple(made)
-
-
-def as_stored(report: Report) -> dict[str, Any]:
-    """A report as the registry keeps it."""
-    values = {name: value for name, value in asdict(report).items() if name not in ("reuse_class", "turn_id")}
-    donors = {str(turn): count for turn, count in report.donors.items()}
-    return {**values, "class": report.reuse_class, "donors": donors, "spans": packed(report.spans)}
