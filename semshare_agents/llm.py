@@ -28,6 +28,7 @@ from semshare_agents.match.matchers import make_matcher
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
+from semshare_agents.observe.reader import Reader
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.options import request_of, said, tenant_of
 from semshare_agents.registry import DriftSample, Forgotten, Pin, Registry
@@ -276,6 +277,16 @@ class SemShareLLM:
         if self._closed or self._turns is None:
             raise ClosedError("this SemShareLLM is closed or was not started: use `async with SemShareLLM.open()`")
         return self._turns
+
+    @property
+    def reader(self) -> Reader:
+        """What may be read of it: the model, the tiers, past turns, token counts.
+
+        Raises:
+            ClosedError: the adapter is closed or was never started.
+        """
+        turns = self.turns
+        return Reader(turns.model, turns.tiers.tiers, turns.registry, turns.steering)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +13,6 @@ from starlette.responses import Response
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.settings import ServerSettings
-from semshare_agents.steering import Wanted
 from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import CallPart, Generation, Piece, ToolCall
 from semshare_server import schemas
@@ -211,7 +209,7 @@ class Routes:
         longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         options = {"max_new_tokens": longest, "store": body.store, **body.tool_options}
         for schema in body.strict_schemas:
-            await asyncio.to_thread(self._llm.turns.steering.constraint, Wanted(schema=schema))
+            await self._llm.reader.check_schema(schema)
         return await self._answer(body, request, messages, ChatShape(self._model), options)
 
     async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:
