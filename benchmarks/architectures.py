@@ -163,7 +163,7 @@ def one(name: str) -> dict[str, Any]:
     found["rows"], found["moves"] = support.rows is not None, support.mover is not None
     found["limit"] = support.window_tokens
     found |= asyncio.run(judged(loaded, copy.deepcopy(model)))
-    found["reason"] = support.reason or found["reason"]
+    found["reason"] = str(support.reason or found["reason"])
     return {**found, "verdict": "WRONG" if found["wrong"] else "right"}
 
 

@@ -13,6 +13,7 @@ from semshare_agents.errors import ClosedError, ConfigurationError
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog
+from semshare_agents.observe.reader import Reader
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.operate.startup import Progress, Started, start
 from semshare_agents.registry import Forgotten, Pin
@@ -110,6 +111,16 @@ class SemShareLLM:
             ClosedError: the adapter is closed or was never started.
         """
         return self._running.pipeline
+
+    @property
+    def reader(self) -> Reader:
+        """What may be read of it: the model, the tiers, past turns, token counts.
+
+        Raises:
+            ClosedError: the adapter is closed or was never started.
+        """
+        pipeline, memory = self.pipeline, self.pipeline.memory
+        return Reader(pipeline.model, memory.tiers.tiers, memory.registry, pipeline.output)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -45,12 +45,12 @@ class Session:
 
     async def _stored(self) -> list[dict[str, Any]]:
         """The conversation as far as it is, or may be, stored."""
-        registry = self._llm.pipeline.memory.registry
+        stored = self._llm.reader.stored
         if self._messages is not None and await self._was_forgotten():
             self._messages, self._unstored = None, []
         if self._messages is None:
-            self._forgets = await registry.newest_forget()
-            history = await registry.history(self.tenant, self.name)
+            self._forgets = await stored.newest_forget()
+            history = await stored.history(self.tenant, self.name)
             if self._system is not None:
                 history = [m for m in history if m["role"] != "system"]
                 history.insert(0, {"role": "system", "content": self._system})
@@ -60,7 +60,7 @@ class Session:
     async def _was_forgotten(self) -> bool:
         """Whether some of what is in memory here was forgotten, by whichever process."""
         try:
-            return await self._llm.pipeline.memory.registry.forgotten(self.tenant, self.name, self._forgets)
+            return await self._llm.reader.stored.forgotten(self.tenant, self.name, self._forgets)
         except RegistryError as e:
             # The memory may fail, an answer may not.
             log.warning("a session goes on from memory: %s", e)

@@ -22,7 +22,6 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 
 from semshare_agents.errors import InvalidMessagesError
-from semshare_agents.registry.writing import report_dict
 from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import Generation, Piece
 
@@ -127,7 +126,7 @@ def metadata_of(generation: Generation, model: str) -> dict[str, Any]:
         "model_name": model,
         "model_provider": "semshare",
         "finish_reason": generation.finish_reason,
-        "semshare": {**report_dict(generation.report), "turn_id": generation.report.turn_id},
+        "semshare": generation.report.as_dict(),
     }
 
 

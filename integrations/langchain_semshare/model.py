@@ -18,7 +18,6 @@ from semshare_agents.errors import ConfigurationError, InvalidSchemaError, SemSh
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import context_here
 from semshare_agents.request.options import said
-from semshare_agents.request.output import Wanted
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.values import Generation, Piece
 
@@ -79,7 +78,7 @@ class AdapterModel(BaseModel):
         super().model_post_init(context)
         if self.llm is not None:
             self._host = Host(self.llm.loop, self.llm)
-            self.model = self.llm.pipeline.model.name
+            self.model = self.llm.reader.model.name
 
     # --- the adapter
 
@@ -120,7 +119,7 @@ class AdapterModel(BaseModel):
         """
         if self._counter is None:
             if self.llm is not None:
-                self._counter = PromptCounter(self.llm.pipeline.model.tokenizer, self.llm.pipeline.output)
+                self._counter = self.llm.reader.counter()
             else:
                 with translated(None):
                     settings = self._adapter_settings()
@@ -133,7 +132,7 @@ class AdapterModel(BaseModel):
     def _context_tokens(self) -> int | None:
         """The model's context, of an open adapter or of its configuration; None where that is not on this machine."""
         if self.llm is not None:
-            return self.llm.pipeline.model.context_tokens
+            return self.llm.reader.model.context_tokens
         try:
             return context_here(self.model, self._adapter_settings().home)
         except SemShareError:
@@ -176,7 +175,7 @@ class AdapterModel(BaseModel):
 
         async def pieces(llm: SemShareLLM) -> AsyncGenerator[Piece]:
             for schema in strict:
-                await asyncio.to_thread(llm.pipeline.output.constraint, Wanted(schema=schema))
+                await llm.reader.check_schema(schema)
             async with asyncio.timeout(timeout_seconds), aclosing(llm.stream(messages, **options)) as stream:
                 async for piece in stream:
                     yield piece

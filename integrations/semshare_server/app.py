@@ -37,11 +37,11 @@ def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, 
         keyring: Who may call; with an empty one, only this machine is served and every caller is the adapter's tenant.
         close: Whether the adapter is closed when the application ends.
     """
-    metrics = Metrics(llm.pipeline.memory.tiers.tiers)
+    metrics = Metrics(llm.reader.tiers)
     llm.observers.append(metrics)
     admission, traffic = Admission(settings.running, settings.queue), Traffic(metrics.registry)
     metrics.registry.register(admission)
-    model = served_name(llm.pipeline.model.name)
+    model = served_name(llm.reader.model.name)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

@@ -94,14 +94,14 @@ class Page:
 
     async def index(self, request: Request, session: str | None = None, before: int | None = None) -> HTMLResponse:
         """The newest turns, and on the first page what the memory does."""
-        registry, tenant = self._llm.pipeline.memory.registry, request.state.tenant
+        stored, tenant = self._llm.reader.stored, request.state.tenant
         first = session is None and before is None
         # Larger numbers than a database knows are no turn's.
         asked = before if before is None or 0 < before <= BIGGEST else 1
-        rows = await registry.browse(tenant, session=session, before=asked, limit=HISTORY if first else SHOWN + 1)
+        rows = await stored.browse(tenant, session=session, before=asked, limit=HISTORY if first else SHOWN + 1)
         more: dict[str, Any] = {}
         if first:
-            more = {"sessions": await registry.sessions(tenant, 20), "drift": await registry.drift_of(tenant)}
+            more = {"sessions": await stored.sessions(tenant, 20), "drift": await stored.drift_of(tenant)}
         values = {"tenant": tenant, "session": session, "before": before, **more}
         return HTMLResponse(await asyncio.to_thread(self._index, rows, values))
 
@@ -121,7 +121,7 @@ class Page:
                 "used": _mib(tier.used_bytes),
                 "budget": f"{_mib(tier.budget_bytes)} MiB",
             }
-            for tier in self._llm.pipeline.memory.tiers.tiers
+            for tier in self._llm.reader.tiers
         ]
         shown = [line(row, report) for row, report in zip(rows[:SHOWN], reports[:SHOWN], strict=True)]
         return self._index_page.render(
@@ -140,14 +140,14 @@ class Page:
     async def turn(self, request: Request, id: int) -> HTMLResponse:
         """A turn with its map."""
         tenant = request.state.tenant
-        found = await self._llm.pipeline.memory.registry.turn(id, tenant) if 0 < id <= BIGGEST else None
+        found = await self._llm.reader.stored.turn(id, tenant) if 0 < id <= BIGGEST else None
         if found is None:
             raise APIError(404, "there is no such turn", "turn_not_found", "id")
         row, tokens = found
         return HTMLResponse(await asyncio.to_thread(self._turn, row, tokens, tenant))
 
     def _turn(self, row: TurnRow, tokens: Any, tenant: str) -> str:
-        model = self._llm.pipeline.model
+        model = self._llm.reader.model
         tokenizer = model.tokenizer if row.model == model.name else None
         return self._turn_page.render(turn=turn_map(row, tokens, tokenizer), model=self._model, tenant=tenant)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -13,8 +12,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.registry.writing import report_dict
-from semshare_agents.request.output import Wanted
 from semshare_agents.settings import ServerSettings
 from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import CallPart, Generation, Piece, ToolCall
@@ -154,7 +151,7 @@ def usage_of(generation: Generation) -> dict[str, Any]:
 
 def reuse_of(generation: Generation) -> dict[str, Any]:
     """The report, without the map, which the page and `semshare turns show` have."""
-    return {**report_dict(generation.report), "turn_id": generation.report.turn_id}
+    return generation.report.as_dict()
 
 
 async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncIterator[str]:
@@ -212,7 +209,7 @@ class Routes:
         longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         options = {"max_new_tokens": longest, "store": body.store, **body.tool_options}
         for schema in body.strict_schemas:
-            await asyncio.to_thread(self._llm.pipeline.output.constraint, Wanted(schema=schema))
+            await self._llm.reader.check_schema(schema)
         return await self._answer(body, request, messages, ChatShape(self._model), options)
 
     async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import ipaddress
 import logging
@@ -13,7 +12,6 @@ from semshare_agents.constrain.constraint import installed
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.observers import JsonLines
-from semshare_agents.request.output import Wanted
 from semshare_agents.settings import ServerSettings
 from semshare_server.app import create_app
 from semshare_server.keys import Keyring
@@ -62,7 +60,7 @@ async def serve(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring) ->
     """Serve until a signal; answers under way are finished, within `shutdown_seconds`, and stored."""
     if installed():
         # The first grammar's tables of the vocabulary hold every thread for a third of a second.
-        await asyncio.to_thread(llm.pipeline.output.constraint, Wanted(schema={"type": "object"}))
+        await llm.reader.check_schema({"type": "object"})
     app = create_app(llm, settings, keyring, close=True)
     # As the adapter does for its own libraries: no collection that stops every thread walks the server's.
     gc.collect()

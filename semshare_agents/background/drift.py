@@ -31,7 +31,7 @@ from semshare_agents.request.request import Request
 from semshare_agents.turn.decode import Answer
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.state import NOWHERE, Admitted, Prefilled
-from semshare_agents.values import Ints, Reuse, Scope
+from semshare_agents.values import Ints, Reason, ReasonCode, Reuse, Scope
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class DriftMonitor(IdleWork[Job]):
         if not self._settings.share or scope is NOWHERE:
             return Admitted(request)
         watches = await self._watches_of(scope)
-        word, note, probed = request.reuse, "", []
+        word, note, probed = request.reuse, None, list[Watch]()
         for whose in {None: "tenant", request.session: "session"} if request.session else {None: "tenant"}:
             watch = watches.get(whose)
             if watch is None or watch.limit.reuse.allows(request.reuse):
@@ -145,7 +145,7 @@ class DriftMonitor(IdleWork[Job]):
                 watch.refused += 1
                 reason = f"narrowed to {allowed} by the guard: {watch.limit.reason}"
             if word.allows(allowed):
-                word, note = allowed, reason
+                word, note = allowed, Reason(ReasonCode.GUARD, reason)
         return Admitted(replace(request, reuse=word), note, tuple(probed))
 
     def sampled_tokens(self, prefilled: Prefilled) -> int:

@@ -146,17 +146,41 @@ async def prompt_of(model: LoadedModel, messages: Any) -> Ints:
 
 
 async def _measure(llm: SemShareLLM, pair: dict[str, Any], options: PairsOptions) -> dict[str, Any]:
-    pipeline = llm.pipeline
     await llm.generate(pair["reference"], max_new_tokens=1)
     await llm.flush()
-    prompt = await prompt_of(pipeline.model, pair["target"])
-    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, options.max_new_tokens, options.repeat)
-    row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], "n_tokens": len(prompt)}
-    row.update(await measure_reuse(damaged(pipeline, options.ablations), pair["target"], cold, options))
+    cold, figures = await measure_turn(llm, pair["target"], options)
+    row: dict[str, Any] = {"id": pair["id"], "kind": pair["kind"], **figures}
     row.update(fact_columns(pair, row["cold_text"], row["reuse_text"]))
     if options.baseline:
-        row.update(await measure_reference_text(pipeline, pair, cold))
+        row.update(await measure_reference_text(llm.pipeline, pair, cold))
     return row
+
+
+async def measure_turn(
+    llm: SemShareLLM,
+    messages: Any,
+    options: PairsOptions,
+    session: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Cold, dict[str, Any]]:
+    """Answer messages cold, then with what the memory has; nothing is stored.
+
+    Args:
+        llm: The adapter.
+        messages: The prompt.
+        options: How to measure.
+        session: Whose turn it is.
+        tell: Told what is done now.
+
+    Returns:
+        The cold answer, and the figures of both.
+    """
+    pipeline = damaged(llm.pipeline, options.ablations)
+    prompt = await prompt_of(pipeline.model, messages)
+    tell(f"cold prefill of {len(prompt):,} tokens")
+    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, options.max_new_tokens, options.repeat)
+    tell("with reuse")
+    return cold, {"n_tokens": len(prompt), **await measure_reuse(pipeline, messages, cold, options, session)}
 
 
 async def measure_reuse(

@@ -129,7 +129,7 @@ def demo(
 
 async def _play(settings: Settings, model: LoadedModel, max_new_tokens: int) -> list[dict[str, Any]]:
     """Play all steps in a memory of their own, so that every run of the demo begins with nothing."""
-    from semshare_agents.bench.pairs import fresh_memory
+    from semshare_agents.bench.pairs import fresh_memory, warm_up
 
     rows: list[dict[str, Any]] = []
     with Live(console=console, refresh_per_second=8) as live:
@@ -141,7 +141,7 @@ async def _play(settings: Settings, model: LoadedModel, max_new_tokens: int) -> 
         show("measuring this machine's speed")
         async with fresh_memory(model, settings, "memory") as llm:
             chat: Chat = []
-            await _warm_up(llm)
+            await warm_up(llm, {"target": [_user(story.UNRELATED)]})
             for number, step in enumerate(STEPS, start=1):
                 label = f"{number} of {len(STEPS)}: {step.title}: "
                 row = await _measure(llm, step, chat, max_new_tokens, _after(label, show))
@@ -156,33 +156,18 @@ def _after(label: str, show: Callable[[str], None]) -> Callable[[str], None]:
     return lambda what: show(label + what)
 
 
-async def _warm_up(llm: SemShareLLM) -> None:
-    """The first forward of a process pays for allocations that no later one does."""
-    from semshare_agents.bench.cold import cold_answer
-    from semshare_agents.bench.pairs import prompt_of
-
-    pipeline = llm.pipeline
-    prompt = await prompt_of(pipeline.model, [_user(story.UNRELATED)])
-    await cold_answer(pipeline.engine, pipeline.model, prompt, LEAST_TOKENS)
-
-
 async def _measure(
     llm: SemShareLLM, step: Step, chat: Chat, max_new_tokens: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """A turn cold, then with reuse, then for good: stored, for the next ones to find."""
-    from semshare_agents.bench.cold import cold_answer
-    from semshare_agents.bench.pairs import PairsOptions, measure_reuse, prompt_of
+    from semshare_agents.bench.pairs import PairsOptions, measure_turn
 
-    pipeline, messages = llm.pipeline, step.prompt(chat, step.question)
-    prompt = await prompt_of(pipeline.model, messages)
-    tell(f"cold prefill of {len(prompt):,} tokens")
-    cold = await cold_answer(pipeline.engine, pipeline.model, prompt, max_new_tokens)
-    tell("with reuse")
+    messages = step.prompt(chat, step.question)
     options = PairsOptions(reuse=step.reuse, max_new_tokens=max_new_tokens)
-    row = await measure_reuse(pipeline, messages, cold, options, session=step.session)
+    _, row = await measure_turn(llm, messages, options, step.session, tell)
     tell("storing")
     await llm.generate(messages, session=step.session, reuse=step.reuse, max_new_tokens=1)
-    return {"step": step, "messages": messages, "n_tokens": len(prompt), **row}
+    return {"step": step, "messages": messages, **row}
 
 
 # --- showing

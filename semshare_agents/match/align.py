@@ -11,7 +11,8 @@ from semshare_agents.match import tokens as lsh
 from semshare_agents.match.find import Found
 from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.match.spans import find_spans
-from semshare_agents.values import Alignment, Donor, Floats, Ints, Kind
+from semshare_agents.values import Alignment, Donor, Floats, Ints, Kind, Reason, ReasonCode
+from semshare_agents.values.reason import NOTHING_STORED
 
 LEAST_REGION_TOKENS = 96
 LEAST_ANCHORS = 8
@@ -112,7 +113,7 @@ def align_semantic(
 
 def why_unlike(
     alignment: Alignment, regions: Sequence[tuple[int, int]], candidates: Sequence[Donor], threshold: float
-) -> str:
+) -> Reason:
     """Why nothing of a prompt was matched to text that says much the same.
 
     Args:
@@ -122,16 +123,19 @@ def why_unlike(
         threshold: Least donor similarity.
     """
     if not regions:
-        return f"nothing is left for semantic reuse: before the question no {LEAST_REGION_TOKENS} tokens match nothing"
+        left = f"nothing is left for semantic reuse: before the question no {LEAST_REGION_TOKENS} tokens match nothing"
+        return Reason(ReasonCode.NOTHING_LEFT, left)
     if not candidates and not (alignment.kind != Kind.COMPUTED).any():
-        return "nothing stored matches this prompt"
+        return NOTHING_STORED
     if not candidates:
-        return "no stored turn resembles what matches nothing word for word"
-    if not alignment.similarity:
-        return "the likeliest turn has too little in common with what matches nothing word for word"
-    if alignment.similarity < threshold:
-        return f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold of {threshold:g}"
-    return "no token of the most similar turn is both stored and near enough"
+        why = "no stored turn resembles what matches nothing word for word"
+    elif not alignment.similarity:
+        why = "the likeliest turn has too little in common with what matches nothing word for word"
+    elif alignment.similarity < threshold:
+        why = f"the most similar turn has similarity {alignment.similarity:.2f}, below the threshold of {threshold:g}"
+    else:
+        why = "no token of the most similar turn is both stored and near enough"
+    return Reason(ReasonCode.NOT_SIMILAR, why)
 
 
 def _shared(prompt: Ints, regions: Sequence[tuple[int, int]], donor: Donor) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.match.words import NEGATED, Text, TokenTexts, Word, read, topic, weights
-from semshare_agents.values import Alignment, Ints, Kind
+from semshare_agents.values import Alignment, Ints, Kind, Reason, ReasonCode
 
 LIKE_WORDING = 0.5
 """Share of common words from which two passages are one passage edited rather than two that resemble each other."""
@@ -98,7 +98,8 @@ def guarded(prompt: Ints, alignment: Alignment, question_tokens: int, texts: Tok
         kind, donor, source = alignment.kind.copy(), alignment.donor.copy(), alignment.source.copy()
         kind[semantic], donor[semantic], source[semantic] = Kind.COMPUTED, -1, -1
         why = f"facts or wording differ from the most similar turn in {doubt.changed:.0%} of the prompt"
-        alignment = replace(alignment, kind=kind, donor=donor, source=source, refused=why)
+        refused = Reason(ReasonCode.FACTS, why)
+        alignment = replace(alignment, kind=kind, donor=donor, source=source, refused=refused)
     return replace(alignment, doubtful=doubt.tokens)
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 
 from semshare_agents.kv.rotary import rotations
+from semshare_agents.values import Reason, ReasonCode
 
 UNKNOWN_CONTEXT = 2048
 CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "n_positions")
@@ -31,10 +32,16 @@ class Limit:
     Attributes:
         tokens: Its length.
         reason: What is otherwise past it, in words that follow "1,234 tokens reach past".
+        code: What a turn's reason counts as that reaches past it.
     """
 
     tokens: int
     reason: str
+    code: ReasonCode = ReasonCode.MODEL
+
+    def passed(self, tokens: int) -> Reason | None:
+        """Why it does not hold for so many tokens; None where it does."""
+        return Reason(self.code, f"{tokens} tokens reach past {self.reason}") if tokens > self.tokens else None
 
 
 def shortest(*limits: Limit | None) -> Limit | None:
@@ -124,7 +131,9 @@ def window_limit(model: Any, most: int) -> Limit | None:
     slides = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
     slides += [getattr(module, "sliding_window", None) for module in model.modules()]
     sizes = [*hidden, *(size for size in slides if isinstance(size, int) and 0 < size < most)]
-    return Limit(min(sizes), f"the model's sliding window of {min(sizes)}") if sizes else None
+    if not sizes:
+        return None
+    return Limit(min(sizes), f"the model's sliding window of {min(sizes)}", ReasonCode.WINDOW)
 
 
 def _first_hidden(mask: Mask, most: int, device: torch.device) -> int | None:

@@ -24,6 +24,7 @@ from semshare_agents.model.lengths import (
 )
 from semshare_agents.model.rows import RowModel
 from semshare_agents.model.stock import refusal
+from semshare_agents.values import Reason, ReasonCode
 
 STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 """Rotations that a position has whatever the sequence's length; of others the rotary module has to show its limit."""
@@ -47,26 +48,24 @@ class Support:
         mover: Moves keys; None where KV is only usable at its own position.
         limit: The longest sequence, prompt and answer, whose rows are the stock model's; longer ones run cold through
             the stock model. None where there is no such limit within the context.
-        reason: Why `rows` or `mover` is missing; empty otherwise.
+        reason: Why `rows` or `mover` is missing; None otherwise.
     """
 
     rows: RowModel | None
     mover: KeyMover | None
     limit: Limit | None = None
-    reason: str = ""
+    reason: Reason | None = None
 
     @property
     def window_tokens(self) -> int | None:
         """The limit's length; None without one."""
         return None if self.limit is None else self.limit.tokens
 
-    def beyond(self, tokens: int) -> str:
-        """Why a sequence of so many tokens runs on the stock model; empty where its rows can be computed."""
+    def beyond(self, tokens: int) -> Reason | None:
+        """Why a sequence of so many tokens runs on the stock model; None where its rows can be computed."""
         if self.rows is None:
             return self.reason
-        if self.limit is not None and tokens > self.limit.tokens:
-            return f"{tokens} tokens reach past {self.limit.reason}"
-        return ""
+        return None if self.limit is None else self.limit.passed(tokens)
 
 
 def examine(model: Any) -> Support:
@@ -101,13 +100,13 @@ def _examined(model: Any) -> Support:
     reason = _ruled_out(model)
     layers = None if reason else _decoder_layers(model)
     if reason or layers is None:
-        return Support(None, None, None, reason or "the model has no plain stack of decoder layers")
+        return _stock_alone(reason or "the model has no plain stack of decoder layers")
     probe = _Probe(model)
     if probe.reason:
-        return Support(None, None, None, probe.reason)
+        return _stock_alone(probe.reason)
     changing = _changing_rope(model.config.get_text_config())
     if changing and not probe.rotary_calls:
-        return Support(None, None, None, f"RoPE of type {changing} may change with the prompt's length")
+        return _stock_alone(f"RoPE of type {changing} may change with the prompt's length")
     assert probe.layout is not None
     rows = RowModel(model, layers, probe.layout)
     try:
@@ -116,9 +115,14 @@ def _examined(model: Any) -> Support:
     except FAILURES as e:
         wrong = f"its forward cannot run on chosen rows ({type(e).__name__}: {e})"
     if wrong:
-        return Support(None, None, None, wrong)
+        return _stock_alone(wrong)
     mover, why = probe.mover(rows)
-    return Support(rows, mover, limit, why)
+    return Support(rows, mover, limit, Reason(ReasonCode.MODEL, why) if why else None)
+
+
+def _stock_alone(why: str) -> Support:
+    """Of a model whose rows cannot be computed."""
+    return Support(None, None, None, Reason(ReasonCode.MODEL, why))
 
 
 def _ruled_out(model: Any) -> str:

@@ -5,7 +5,6 @@ Labels have few values: no tenant, session or text is ever one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,26 +21,6 @@ if TYPE_CHECKING:
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 NATS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 STAGES = {"tokenise": "tokenise", "find": "look-up", "align": "look-up"}
-
-REASONS = (
-    (r"^the memory fails", "memory"),
-    (r"by the guard|of the guard", "guard"),
-    (r"^reuse is off", "off"),
-    (r"^nothing stored matches", "nothing-stored"),
-    (r"^the (most similar|likeliest) turn|^no stored turn|^no token of", "not-similar"),
-    (r"^nothing is left", "nothing-left"),
-    (r"could not be served", "misses"),
-    (r"is computed again$", "computed-again"),
-    (r"^reuse would take", "cold-is-faster"),
-    (r"^the drift is predicted", "fidelity"),
-    (r"sliding window", "window"),
-    (r"fact|changed", "facts"),
-)
-
-
-def reason_word(reason: str) -> str:
-    """A report's reason as one of a few words."""
-    return next((word for pattern, word in REASONS if re.search(pattern, reason)), "model")
 
 
 class Metrics:
@@ -125,8 +104,8 @@ class Metrics:
             stages[word] = stages.get(word, 0.0) + took
         for word, took in stages.items():
             self._stage.labels(word).observe(took)
-        if report.reason:
-            self._fallbacks.labels(reason_word(report.reason)).inc()
+        if report.reason_code:
+            self._fallbacks.labels(report.reason_code).inc()
         self._misses.inc(report.misses)
 
     def drift(self, sample: DriftSample) -> None:

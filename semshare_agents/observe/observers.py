@@ -76,6 +76,7 @@ class TurnLog:
             "seconds": round(seen.ended - seen.began, 4),
             "misses": report.misses,
             "reason": report.reason,
+            "reason_codes": [str(code) for code in report.reason_codes],
         }
         if self._with_text and seen.request.store:
             fields["messages"] = [dict(m) for m in seen.request.messages]

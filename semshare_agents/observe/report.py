@@ -7,24 +7,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from semshare_agents.observe.reuse_map import spans_of
 from semshare_agents.reuse.colds import LikeCold
 from semshare_agents.reuse.kinds import effective_kinds, exact_frontier
-from semshare_agents.values import Alignment, Kind, Plan, Report, Reuse, Saved
+from semshare_agents.values import Alignment, Kind, Plan, Reason, ReasonCode, Report, Reuse, Saved
+from semshare_agents.values.reason import joined, not_served
+from semshare_agents.values.reuse_map import spans_of
 
 MEMORY_STAGES = ("find", "align", "guard", "plan", "load")
 """Stages that a turn without a memory does not have."""
 
 
-def computed_again(asked: Reuse, alignment: Alignment, plan: Plan, misses: int) -> str:
-    """That the loosest matches asked for are all computed; empty where some are used, or none were found."""
+def computed_again(asked: Reuse, alignment: Alignment, plan: Plan, misses: int) -> Reason | None:
+    """That the loosest matches asked for are all computed; None where some are used, or none were found."""
     loosest = {Reuse.MOVED: Kind.MOVED, Reuse.SEMANTIC: Kind.SEMANTIC}.get(asked)
     if loosest is None or plan.cold or not (alignment.kind == loosest).any():
-        return ""
+        return None
     if (effective_kinds(alignment, plan) == loosest).any():
-        return ""
-    missed = f"{misses} stored blocks could not be served; " if misses else ""
-    return f"{missed}every token with a {asked} match is computed again"
+        return None
+    again = Reason(ReasonCode.COMPUTED_AGAIN, f"every token with a {asked} match is computed again")
+    return joined(not_served(misses) if misses else None, again)
 
 
 def make_report(
@@ -70,10 +71,11 @@ def make_report(
         stages_seconds=dict(stages_seconds),
         ttft_seconds=ttft_seconds,
         predicted_cold_seconds=plan.predicted_cold_seconds,
-        reason=plan.reason,
+        reason=plan.reason.text if plan.reason else "",
         drift_kl=plan.drift_kl,
         misses=misses,
         spans=spans_of(alignment, kinds),
+        reason_codes=plan.reason.codes if plan.reason else (),
     )
 
 

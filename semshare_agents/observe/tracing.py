@@ -48,6 +48,7 @@ class Tracing:
             "gen_ai.server.time_to_first_token": report.ttft_seconds,
             "semshare.class": report.reuse_class,
             "semshare.reason": report.reason,
+            "semshare.reason_codes": [str(code) for code in report.reason_codes],
             **{f"semshare.tokens.{kind}": count for kind, count in report.tokens.items()},
             **{f"semshare.stage.{name}_seconds": took for name, took in report.stages_seconds.items()},
         }

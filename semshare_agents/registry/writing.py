@@ -6,14 +6,13 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import ForgottenError
-from semshare_agents.observe.reuse_map import packed
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
 from semshare_agents.sealing import Sealer
@@ -147,7 +146,7 @@ class WriteQueries:
             "messages": json.dumps(list(turn.messages), ensure_ascii=False),
             # PostgreSQL has no such character.
             "answer": turn.answer.replace("\x00", "\ufffd"),
-            "report": json.dumps({**report_dict(report), "spans": packed(report.spans)}, separators=(",", ":")),
+            "report": json.dumps(report.as_stored(), separators=(",", ":")),
         }
         # Each is bound to its row, whose id is not known before: what is sealed is never written open.
         private = {name: values[name] for name in ("tokens", "messages", "answer", "report")}
@@ -297,25 +296,6 @@ class WriteQueries:
             await c.execute(insert(t.events).values(**event))
             await c.execute(oldest(t.events, self.event_rows))
         return [old[block_id] for block_id in unused]
-
-
-def report_dict(report: Report) -> dict[str, Any]:
-    """A report as plain JSON values."""
-    return {
-        "class": report.reuse_class,
-        "tokens": dict(report.tokens),
-        "rows_share": report.rows_share,
-        "donors": {str(k): v for k, v in report.donors.items()},
-        "similarity": report.similarity,
-        "exact_tokens": report.exact_tokens,
-        "stages_seconds": dict(report.stages_seconds),
-        "ttft_seconds": report.ttft_seconds,
-        "predicted_cold_seconds": report.predicted_cold_seconds,
-        "reason": report.reason,
-        "drift_kl": report.drift_kl,
-        "misses": report.misses,
-        "saved": None if report.saved is None else asdict(report.saved),
-    }
 
 
 def _reuse_events(turn_id: int, report: Report) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from semshare_agents.model.run import LATE_STEP_ROWS
 from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
-from semshare_agents.values import AUTO, Alignment, Fidelity, Kind, Plan
+from semshare_agents.values import AUTO, Alignment, Fidelity, Kind, Plan, Reason, ReasonCode
 
 SEMANTIC_SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """Shares of semantic rows tried one after the other; 1.0 leaves exact and moved reuse."""
@@ -81,7 +81,7 @@ def plan_within(
     if first.cold or not (plan.cold or exact_only):
         return plan
     if len(plan.rows) == int(plan.rows[-1]) + 1:
-        plan = cold_plan(len(plan.rows), "", plan.predicted_cold_seconds)
+        plan = cold_plan(len(plan.rows), None, plan.predicted_cold_seconds)
     much = f"the drift is predicted at up to {first.drift_kl:.2g} nats, more than {fidelity} allows"
     less = "computing more would be a cold prefill, or no quicker" if plan.cold else "only exact text is reused"
-    return replace(plan, reason=f"{much}: {less}")
+    return replace(plan, reason=Reason(ReasonCode.FIDELITY, f"{much}: {less}"))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.look import VIEWERS, look_among_moved, look_at_moved
 from semshare_agents.reuse.strategies import Candidates, Choice, SelectionStrategy
-from semshare_agents.values import Alignment, Ints, Kind, Look, Plan
+from semshare_agents.values import Alignment, Ints, Kind, Look, Plan, Reason, ReasonCode
+from semshare_agents.values.reason import NOTHING_STORED, joined, not_served
 
 COHERENT_TOKENS = 64
 """How far back in a prompt a moved span looks for semantic matches that it goes on from."""
@@ -41,7 +42,7 @@ class PlanSettings:
     """Whether they do."""
 
 
-def cold_plan(tokens: int, reason: str, predicted_seconds: float = 0.0) -> Plan:
+def cold_plan(tokens: int, reason: Reason | None, predicted_seconds: float = 0.0) -> Plan:
     """Everything is computed."""
     rows = np.arange(tokens)
     return Plan(
@@ -75,7 +76,7 @@ def make_plan(
     tokens = len(alignment)
     cold_seconds = cost.cold_seconds(tokens)
     if not (alignment.kind != Kind.COMPUTED).any():
-        return cold_plan(tokens, _nothing_found(alignment), cold_seconds)
+        return cold_plan(tokens, alignment.refused or NOTHING_STORED, cold_seconds)
     required = required_rows(alignment, settings.head_tokens, settings.tail_tokens)
     if settings.moved_share >= 1.0:
         required |= alignment.kind == Kind.MOVED
@@ -93,7 +94,8 @@ def make_plan(
     seconds += sum(cost.pass_seconds(_typical(look, tokens)) for look in looks if not look.late)
     if seconds * settings.min_gain > cold_seconds:
         dearer = f"reuse would take {seconds:.2f} s, a cold prefill {cold_seconds:.2f} s"
-        return cold_plan(tokens, f"{alignment.refused}; {dearer}" if alignment.refused else dearer, cold_seconds)
+        why = joined(alignment.refused, Reason(ReasonCode.COLD_IS_FASTER, dearer))
+        return cold_plan(tokens, why, cold_seconds)
     return Plan(
         rows=rows,
         cold=False,
@@ -122,10 +124,6 @@ def _typical(look: Look, tokens: int) -> Ints:
     """Rows that cost about what a look's choice and the prompt's end will."""
     spread = np.linspace(0, len(look.candidates) - 1, look.rows).astype(np.int64)
     return np.concatenate((look.candidates[spread], np.full(VIEWERS, tokens - 1)))
-
-
-def _nothing_found(alignment: Alignment) -> str:
-    return alignment.refused or "nothing stored matches this prompt"
 
 
 def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> NDArray[np.bool_]:
@@ -204,7 +202,7 @@ def without(alignment: Alignment, missing: set[str]) -> Alignment:
                 inside = (donor == index) & (source >= block.start) & (source < block.start + block.length)
                 kind[inside], donor[inside], source[inside] = Kind.COMPUTED, -1, -1
     lost = kind.max(initial=0) < alignment.kind.max(initial=0)
-    why = f"{len(missing)} stored blocks could not be served" if lost else ""
+    why = not_served(len(missing)) if lost else None
     return replace(alignment, kind=kind, donor=donor, source=source, refused=alignment.refused or why)
 
 

@@ -57,15 +57,18 @@ from semshare_agents.values import (
     Kind,
     Piece,
     Plan,
+    Reason,
+    ReasonCode,
     Report,
     Reuse,
     ToolCall,
     Usage,
 )
+from semshare_agents.values.reason import REUSE_OFF, joined
 
 log = logging.getLogger(__name__)
 
-CHANGED = "the model's weights or adapters changed while the prompt was computed"
+CHANGED = Reason(ReasonCode.MODEL, "the model's weights or adapters changed while the prompt was computed")
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,11 @@ class Pipeline:
             # The memory may fail, an answer may not.
             log.warning("a turn runs cold: %s", e)
             why = self._impossible(found.request, len(prompt) + asked.room_tokens)
-            return replace(found, why_cold=why or f"the memory fails: {e}")
+            return replace(found, why_cold=why or Reason(ReasonCode.MEMORY, f"the memory fails: {e}"))
 
-    def _impossible(self, request: Request, tokens: int) -> str:
-        """Why nothing can be reused for this prompt, whatever is stored; empty where something might."""
-        return self.model.support.beyond(tokens) or ("reuse is off" if request.reuse is Reuse.OFF else "")
+    def _impossible(self, request: Request, tokens: int) -> Reason | None:
+        """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
+        return self.model.support.beyond(tokens) or (REUSE_OFF if request.reuse is Reuse.OFF else None)
 
     async def _filled(self, matched: Matched, run: Run, clock: Clock) -> Filled:
         """A run with the KV of the whole prompt, by a model that did not change meanwhile."""
@@ -301,8 +304,7 @@ class Pipeline:
     def _report(self, filled: Filled, clock: Clock) -> Report:
         matched, plan = filled.matched, filled.plan
         again = computed_again(matched.request.reuse, matched.alignment, plan, filled.misses)
-        reasons = (matched.admitted.note, plan.reason or again)
-        plan = replace(plan, reason="; ".join(reason for reason in reasons if reason))
+        plan = replace(plan, reason=joined(matched.admitted.note, plan.reason or again))
         stages, elapsed = clock.told()
         candidates = len(plan.rows) - len(plan.required)
         report = make_report(matched.alignment, plan, stages, elapsed, filled.misses, self.model.layers, candidates)

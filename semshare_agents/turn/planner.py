@@ -15,7 +15,7 @@ from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan
 from semshare_agents.reuse.strategies import SelectionStrategy
-from semshare_agents.values import Alignment, Fidelity, Plan, Reuse
+from semshare_agents.values import Alignment, Fidelity, Plan, Reason, Reuse
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Planner:
             return replace(plan, drift_kl=drift * approximate_share(alignment, plan, request.sampling.max_new_tokens))
 
         plan = plan_within(request.fidelity, alignment, self.settings, plan_of)
-        narrowed = model.support.reason if request.reuse.allows(Reuse.MOVED) else ""
+        narrowed = model.support.reason if request.reuse.allows(Reuse.MOVED) else None
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
 
-    def cold(self, tokens: int, reason: str) -> Plan:
+    def cold(self, tokens: int, reason: Reason | None) -> Plan:
         """Everything is computed."""
         return cold_plan(tokens, reason, 0.0 if self.cost is None else self.cost.cold_seconds(tokens))

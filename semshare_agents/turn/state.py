@@ -12,7 +12,7 @@ from semshare_agents.model.run import Run
 from semshare_agents.observe.clock import Clock
 from semshare_agents.request.request import Request
 from semshare_agents.store.tiers import Owner
-from semshare_agents.values import Alignment, Ints, Plan, Report, Scope
+from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -41,12 +41,12 @@ class Admitted:
 
     Attributes:
         request: Narrowed where it has to be.
-        note: Why, for the report; empty where nothing changed.
+        note: Why, for the report; None where nothing changed.
         probed: What the monitor wants to know of it afterwards.
     """
 
     request: Request
-    note: str = ""
+    note: Reason | None = None
     probed: tuple[Any, ...] = ()
 
 
@@ -59,14 +59,14 @@ class Matched:
         scope: Tenant and model.
         alignment: Where the KV could come from.
         admitted: The request as it was let through.
-        why_cold: Why nothing can be reused, whatever is stored; empty where something might.
+        why_cold: Why nothing can be reused, whatever is stored; None where something might.
     """
 
     asked: Asked
     scope: Scope
     alignment: Alignment
     admitted: Admitted
-    why_cold: str = ""
+    why_cold: Reason | None = None
 
     @property
     def request(self) -> Request:

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.observe.metrics import REASONS, Metrics, reason_word
+from semshare_agents.observe.metrics import Metrics
 from semshare_agents.observe.observers import JsonLines
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.registry import DriftSample
@@ -66,24 +66,6 @@ def test_guard_samples_become_a_histogram() -> None:
     metrics = Metrics()
     metrics.drift(DriftSample(1, "moved", 0.02, 0.9, 5))
     assert metrics.registry.get_sample_value("semshare_guard_kl_sum", {"class": "moved"}) == 0.02
-
-
-@pytest.mark.parametrize(
-    ("reason", "word"),
-    [
-        ("reuse is off", "off"),
-        ("nothing stored matches this prompt", "nothing-stored"),
-        ("the most similar turn has similarity 0.31, below the threshold", "not-similar"),
-        ("reuse would take 1.00 s, a cold prefill 0.50 s", "cold-is-faster"),
-        ("facts or wording differ from the most similar turn in 3% of the prompt; reuse would take 1.00 s", "facts"),
-        ("the drift is predicted at up to 0.3 nats, more than strict allows", "fidelity"),
-        ("narrowed to exact by the guard: mean KL 0.3 over 8 moved turns; nothing stored matches", "guard"),
-        ("900 tokens reach past the model's sliding window of 400", "window"),
-    ],
-)
-def test_reasons_have_few_words(reason: str, word: str) -> None:
-    assert reason_word(reason) == word
-    assert word in {w for _, w in REASONS}
 
 
 async def test_spans_have_the_genai_names_and_no_text(open_llm: OpenLLM) -> None:

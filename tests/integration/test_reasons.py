@@ -10,7 +10,6 @@ import pytest
 
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.observe.metrics import reason_word
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.values import Report, Reuse
 from tests import tiny
@@ -84,7 +83,7 @@ async def test_matches_that_are_all_computed_are_told_of(open_llm: OpenLLM) -> N
     assert report.similarity >= EASY
     assert report.tokens["semantic"] == 0
     assert report.reason == "every token with a semantic match is computed again"
-    assert reason_word(report.reason) == "computed-again"
+    assert report.reason_code == "computed-again"
 
 
 async def test_blocks_that_are_gone_are_told_of(open_llm: OpenLLM) -> None:
@@ -95,7 +94,7 @@ async def test_blocks_that_are_gone_are_told_of(open_llm: OpenLLM) -> None:
             tier.store.delete(key)
     report = await asked(llm, user(REWORDED))
     assert report.misses > 0
-    assert (report.reuse_class, reason_word(report.reason)) == ("cold", "misses"), report.reason
+    assert (report.reuse_class, report.reason_code) == ("cold", "misses"), report.reason
     assert re.search(r"\d+ stored blocks could not be served", report.reason)
 
 
@@ -107,7 +106,7 @@ async def test_a_memory_that_fails_is_told_of(open_llm: OpenLLM, monkeypatch: py
 
     monkeypatch.setattr(llm.pipeline.memory.registry, "find_chain", fail)
     report = await asked(llm, user(REWORDED))
-    assert (report.reuse_class, reason_word(report.reason)) == ("cold", "memory")
+    assert (report.reuse_class, report.reason_code) == ("cold", "memory")
 
 
 @pytest.mark.parametrize("fidelity", ["fast", "balanced", "strict", 0.05])
@@ -129,7 +128,7 @@ async def test_whatever_is_asked_there_is_a_reason(open_llm: OpenLLM, fidelity: 
         report = await asked(llm, *rng.choice([[], [HEAD]]), user(worded))
         if looser(Reuse.SEMANTIC, report):
             assert report.reason
-            seen[reason_word(report.reason)] = seen.get(reason_word(report.reason), 0) + 1
+            seen[report.reason_code] = seen.get(report.reason_code, 0) + 1
             if "below the threshold" in report.reason:
                 assert report.similarity < llm.pipeline.planner.similarity_threshold
     assert len(seen) >= 2

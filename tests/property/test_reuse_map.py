@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semshare_agents.observe.reuse_map import SEMANTIC_JUMP, packed, spans_of, unpacked
 from semshare_agents.values import Alignment, Donor, Kind
+from semshare_agents.values.reuse_map import SEMANTIC_JUMP, packed, spans_of, unpacked
 
 TURNS = (11, 7, 30)
 rows = st.lists(st.tuples(st.sampled_from(list(Kind)), st.integers(0, 2), st.integers(0, 60)), min_size=0, max_size=60)

@@ -40,8 +40,9 @@ from semshare_agents.reuse.look import (
 )
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.settings import load_settings
-from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan
+from semshare_agents.values import Alignment, BlockRef, Donor, Fidelity, Floats, Kind, Look, Plan, Reason, ReasonCode
 
+TOO_DEAR = Reason(ReasonCode.COLD_IS_FASTER, "too dear")
 SETTINGS = PlanSettings(
     head_tokens=8, tail_tokens=4, semantic_share=0.03, look_share=0.0, look_late=False, min_gain=1.0
 )
@@ -224,7 +225,9 @@ def test_the_dial_spends_no_more_than_it_must() -> None:
     exact = plan_within(Fidelity.parse(0.001), found(semantic=True), SETTINGS, plan_of)
     assert tried[-1].moved_share == 1.0
     assert exact.cold, "its plan computes every row"
-    assert exact.reason == "the drift is predicted at up to 0.43 nats, more than a mean KL of 0.001 allows: " + (
+    assert exact.reason is not None
+    assert exact.reason.code == ReasonCode.FIDELITY
+    assert str(exact.reason) == "the drift is predicted at up to 0.43 nats, more than a mean KL of 0.001 allows: " + (
         "computing more would be a cold prefill, or no quicker"
     )
     tried.clear()
@@ -259,22 +262,20 @@ def test_at_last_exact_text_alone_is_reused() -> None:
     plan = plan_within(Fidelity.parse(0.01), found(semantic=False), SETTINGS, plan_of)
     assert not plan.cold
     assert plan.drift_kl == 0
-    assert plan.reason.endswith(": only exact text is reused")
+    assert str(plan.reason).endswith(": only exact text is reused")
 
 
 def test_a_plan_that_computes_more_than_a_cold_one_is_cold() -> None:
     def plan_of(settings: PlanSettings) -> Plan:
         if settings.moved_share > 0.1:
-            return cold_plan(7, "too dear", 1.0)
+            return cold_plan(7, TOO_DEAR, 1.0)
         return Plan(np.arange(7), cold=False, drift_kl=0.4)
 
     plan = plan_within(Fidelity.parse("auto"), found(semantic=False), SETTINGS, plan_of)
     assert plan.cold
-    assert plan.reason.startswith("the drift is predicted at up to 0.4 nats, more than auto allows")
+    assert str(plan.reason).startswith("the drift is predicted at up to 0.4 nats, more than auto allows")
 
 
 def test_a_cold_plan_ends_the_search() -> None:
-    plan = plan_within(
-        Fidelity.parse("strict"), found(semantic=False), SETTINGS, lambda _: cold_plan(7, "too dear", 1.0)
-    )
-    assert plan.reason == "too dear"
+    plan = plan_within(Fidelity.parse("strict"), found(semantic=False), SETTINGS, lambda _: cold_plan(7, TOO_DEAR, 1.0))
+    assert plan.reason == TOO_DEAR

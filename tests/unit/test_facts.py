@@ -11,7 +11,7 @@ from semshare_agents.bench.facts import count_facts, fact_columns, states
 from semshare_agents.match.facts import GUARDS, Doubt, FactGuard, find_doubt, guarded
 from semshare_agents.match.words import NEGATED, TokenTexts, read
 from semshare_agents.reuse.plan import required_rows
-from semshare_agents.values import Alignment, BlockRef, Donor, Ints, Kind
+from semshare_agents.values import Alignment, BlockRef, Donor, Ints, Kind, ReasonCode
 from tests.words import WordTokenizer, tokens_of
 
 STRICT, BALANCED = FactGuard(), GUARDS["balanced"]
@@ -120,7 +120,9 @@ def test_semantic_matches_are_refused_where_too_much_differs() -> None:
     assert not kept.refused
     assert len(kept.doubtful)
     refused = guarded(prompt, found, 2, texts(), FactGuard(most_changed=0.0))
-    assert "differ" in refused.refused
+    assert refused.refused is not None
+    assert refused.refused.code == ReasonCode.FACTS
+    assert "differ" in refused.refused.text
     assert not (refused.kind == Kind.SEMANTIC).any()
     assert (refused.donor == -1).all()
 

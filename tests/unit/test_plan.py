@@ -15,7 +15,8 @@ from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.look import look_at_moved
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
 from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy
-from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan
+from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan, Reason, ReasonCode
+from semshare_agents.values.reason import REUSE_OFF
 from tests import tiny
 
 TOKENS = 200
@@ -157,8 +158,8 @@ def test_nothing_found_is_cold_with_a_reason() -> None:
     assert nothing.cold
     assert nothing.rows.tolist() == list(range(TOKENS))
     assert nothing.reason
-    unlike = plan(replace(Alignment.empty(TOKENS), refused="similarity 0.31 is low"))
-    assert "0.31" in unlike.reason
+    unlike = plan(replace(Alignment.empty(TOKENS), refused=Reason(ReasonCode.NOT_SIMILAR, "similarity 0.31 is low")))
+    assert unlike.reason == Reason(ReasonCode.NOT_SIMILAR, "similarity 0.31 is low")
 
 
 def test_cold_where_reuse_would_take_longer() -> None:
@@ -166,8 +167,10 @@ def test_cold_where_reuse_would_take_longer() -> None:
     assert plan(alignment, tiny.cost(tiny.COLD_WINS)).cold
     assert not plan(alignment, tiny.cost(tiny.REUSE_WINS)).cold
     assert plan(alignment, tiny.cost(tiny.REUSE_WINS), min_gain=1e12).cold
-    refused = plan(replace(alignment, refused="facts differ"), tiny.cost(tiny.COLD_WINS))
-    assert refused.reason.startswith("facts differ; reuse would take")
+    refused = plan(replace(alignment, refused=Reason(ReasonCode.FACTS, "facts differ")), tiny.cost(tiny.COLD_WINS))
+    assert refused.reason is not None
+    assert refused.reason.codes == (ReasonCode.FACTS, ReasonCode.COLD_IS_FASTER)
+    assert refused.reason.text.startswith("facts differ; reuse would take")
 
 
 def test_disk_is_dearer_than_ram() -> None:
@@ -226,7 +229,7 @@ def test_loaded_rows_are_the_matched_ones_not_computed() -> None:
 def test_the_exact_frontier_ends_at_the_first_approximate_row() -> None:
     alignment = aligned((0, 60, Kind.EXACT, 0, 0), (60, 190, Kind.MOVED, 1, 70))
     assert exact_frontier(alignment, plan(alignment)) == 68
-    assert exact_frontier(alignment, cold_plan(TOKENS, "because")) == TOKENS
+    assert exact_frontier(alignment, cold_plan(TOKENS, REUSE_OFF)) == TOKENS
     exact = aligned((0, 150, Kind.EXACT, 0, 0))
     assert exact_frontier(exact, plan(exact)) == TOKENS
 

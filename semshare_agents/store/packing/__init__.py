@@ -7,7 +7,7 @@ import warnings
 from semshare_agents.kv.packing import K5V4, PACKINGS, Int8, Packed, Packing, Raw, make_packing, packing_of
 
 warnings.warn(
-    "semshare_agents.store.packing has moved: import semshare_agents.kv.packing; this name goes with the next version",
+    "semshare_agents.kv.packing has moved: import semshare_agents.kv.packing; this name goes with the next version",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,11 +17,20 @@ from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.tokenise import check_length
 from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
+from semshare_agents.observe.reader import Reader
 from semshare_agents.request.options import request_of
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.testing.fake.memory import FakeMemory
 from semshare_agents.testing.fake.script import Answers, Script, Token, drawn, echo
-from semshare_agents.testing.fake.turn import as_stored, check_grammar, generation_of, prompt_of, report_of
+from semshare_agents.testing.fake.turn import (
+    FakeCall,
+    FakeOutput,
+    FakeReader,
+    check_grammar,
+    generation_of,
+    prompt_of,
+    report_of,
+)
 from semshare_agents.values import Generation, Messages, Piece, ToolCall
 
 if TYPE_CHECKING:
@@ -35,21 +44,6 @@ else:
     Face = object
 
 CONTEXT_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class FakeCall:
-    """A call that a fake adapter got.
-
-    Attributes:
-        messages: The messages, cleaned.
-        options: The options as they were given.
-        request: What the adapter makes of both: tenant, session, sampling, tools and the like.
-    """
-
-    messages: list[dict[str, Any]]
-    options: dict[str, Any]
-    request: Request
 
 
 class FakeLLM(Face):
@@ -93,11 +87,8 @@ class FakeLLM(Face):
         self._script = Script(answers)
         self._delay_seconds = delay_seconds
         self._memory = FakeMemory(self.settings.model)
-        self._face: Any = SimpleNamespace(
-            model=SimpleNamespace(name=self.settings.model, context_tokens=context_tokens, tokenizer=None),
-            memory=SimpleNamespace(tiers=SimpleNamespace(tiers=()), registry=self._memory),
-            output=SimpleNamespace(constraint=check_grammar),
-        )
+        model = SimpleNamespace(name=self.settings.model, context_tokens=context_tokens, tokenizer=None)
+        self._reader = FakeReader(model, (), self._memory, FakeOutput())
         self._fake_loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -160,15 +151,18 @@ class FakeLLM(Face):
         """Nothing waits to be repaired or measured."""
 
     @property
-    def pipeline(self) -> Any:
-        """What integrations read of an adapter: model, memory, output.
+    def reader(self) -> Reader:
+        """What may be read of it: its name, past turns, counts of words.
 
         Raises:
             ClosedError: it is closed or was never started.
         """
+        self._check_open()
+        return self._reader
+
+    def _check_open(self) -> None:
         if self._closed or self._fake_loop is None:
             raise ClosedError("this FakeLLM is closed or was not started: use `async with FakeLLM(...)`")
-        return self._face
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -207,7 +201,7 @@ class FakeLLM(Face):
         return self._answered(messages, options)
 
     async def _answered(self, messages: Messages, options: dict[str, Any]) -> AsyncGenerator[Piece]:
-        model, request, began = self.pipeline.model, request_of(self.settings, messages, options), time.time()
+        model, request, began = self.reader.model, request_of(self.settings, messages, options), time.time()
         start = time.perf_counter()
         cleaned = clean_messages(request.messages)
         request = replace(request, messages=cleaned)
@@ -253,7 +247,7 @@ class FakeLLM(Face):
             answer=generation.raw,
             tokens=[*prompt, *generation.tokens],
             prompt_tokens=len(prompt),
-            report=as_stored(report),
+            report=report.as_stored(),
         )
         return replace(generation, report=report)
 
@@ -270,10 +264,7 @@ class FakeLLM(Face):
         """Remove a turn, a session, or with `tenant` alone all of a tenant; see `SemShareLLM.forget`."""
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
-        forgotten: Forgotten = await self.pipeline.memory.registry.forget(
-            self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run
-        )
-        return forgotten
+        return await self._open_memory.forget(self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run)
 
     async def pin(
         self,
@@ -289,21 +280,28 @@ class FakeLLM(Face):
         one_of(session, turn)
         if seconds is not None and not 0 < seconds < float("inf"):
             raise ConfigurationError(f"a pin lasts a positive number of seconds, not {seconds:g}; none: until unpinned")
-        pin: Pin = self.pipeline.memory.registry.pin(self._whose(tenant), session, turn, seconds)
-        return pin
+        return self._open_memory.pin(self._whose(tenant), session, turn, seconds)
 
     async def unpin(self, *, turn: int | None = None, session: str | None = None, tenant: str | None = None) -> bool:
         """End a pin; whether there was one."""
         from semshare_agents.memory.pins import one_of
 
         one_of(session, turn)
-        ended: bool = self.pipeline.memory.registry.unpin(self._whose(tenant), session, turn)
-        return ended
+        return self._open_memory.unpin(self._whose(tenant), session, turn)
 
     async def pins(self, *, tenant: str | None = None) -> list[Pin]:
         """What of a tenant is pinned, oldest first."""
-        pins: list[Pin] = await self.pipeline.memory.registry.pins(self._whose(tenant))
-        return pins
+        return await self._open_memory.pins(self._whose(tenant))
+
+    @property
+    def _open_memory(self) -> FakeMemory:
+        """What it remembers.
+
+        Raises:
+            ClosedError: it is closed or was never started.
+        """
+        self._check_open()
+        return self._memory
 
     def _whose(self, tenant: str | None) -> str:
         return self.settings.tenant if tenant is None else tenant

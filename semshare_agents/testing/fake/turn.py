@@ -4,33 +4,87 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError
 from semshare_agents.model.tokenise import tokenise_text
+from semshare_agents.observe.reader import Reader
 from semshare_agents.observe.report import make_report
-from semshare_agents.observe.reuse_map import packed
 from semshare_agents.testing.fake.memory import FakeMemory
 from semshare_agents.testing.fake.script import CALLS, END, Token, ids, prompt_words, words
-from semshare_agents.values import Alignment, Generation, Kind, Plan, Report, Reuse, ToolCall, Usage
+from semshare_agents.values import (
+    Alignment,
+    Generation,
+    Ints,
+    Kind,
+    Plan,
+    Reason,
+    ReasonCode,
+    Report,
+    Reuse,
+    ToolCall,
+    Usage,
+)
+from semshare_agents.values.reason import REUSE_OFF
 
 if TYPE_CHECKING:
+    from semshare_agents.counting import PromptCounter
     from semshare_agents.request.output import Wanted
     from semshare_agents.request.request import Request
 
 COLD_SECONDS_A_TOKEN = 0.001
 """What a prefill is said to have cost; reports of reuse then show a gain."""
+UNLIKE = Reason(ReasonCode.NOTHING_STORED, "nothing stored begins like it")
+
+
+@dataclass(frozen=True)
+class FakeCall:
+    """A call that a fake adapter got.
+
+    Attributes:
+        messages: The messages, cleaned.
+        options: The options as they were given.
+        request: What the adapter makes of both: tenant, session, sampling, tools and the like.
+    """
+
+    messages: list[dict[str, Any]]
+    options: dict[str, Any]
+    request: Request
 
 
 class _Encoder:
-    """The part of a tokenizer that raw prompts need."""
+    """The part of a tokenizer that raw prompts and counting need."""
 
     @staticmethod
     def encode(text: str, **_: Any) -> list[int]:
         return ids(words(text))
+
+
+class FakeOutput:
+    """Makes prompts and checks schemas, as the adapter's own does."""
+
+    @staticmethod
+    def prompt(messages: Sequence[dict[str, Any]], want: Wanted) -> Ints:
+        """Token ids of a prompt."""
+        return np.asarray(ids(prompt_words(messages, want.tools)), np.int64)
+
+    @staticmethod
+    def constraint(want: Wanted) -> None:
+        """Check that an answer can be held to what is wanted; see `check_grammar`."""
+        check_grammar(want)
+
+
+class FakeReader(Reader):
+    """What may be read of a fake adapter; its words have no tokenizer."""
+
+    def counter(self) -> PromptCounter:
+        """Counts words."""
+        from semshare_agents.counting import PromptCounter
+
+        return PromptCounter(_Encoder, self.output)
 
 
 def prompt_of(request: Request) -> list[int]:
@@ -87,7 +141,7 @@ def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], began
         alignment.kind[:exact], alignment.donor[:exact] = Kind.EXACT, 0
         alignment.source[:exact] = np.arange(exact)
         alignment = replace(alignment, donors=(found[0],))
-    reason = "" if exact else "reuse is off" if request.reuse is Reuse.OFF else "nothing stored begins like it"
+    reason = None if exact else REUSE_OFF if request.reuse is Reuse.OFF else UNLIKE
     rows = np.arange(exact, size)
     plan = Plan(rows, not exact, reason, predicted_cold_seconds=size * COLD_SECONDS_A_TOKEN, required=rows)
     elapsed = time.perf_counter() - began
@@ -122,10 +176,3 @@ def _calls(said: Sequence[Token]) -> tuple[ToolCall, ...]:
         else:
             made[-1] = replace(made[-1], arguments=made[-1].arguments + part.arguments)
     return tuple(made)
-
-
-def as_stored(report: Report) -> dict[str, Any]:
-    """A report as the registry keeps it."""
-    values = {name: value for name, value in asdict(report).items() if name not in ("reuse_class", "turn_id")}
-    donors = {str(turn): count for turn, count in report.donors.items()}
-    return {**values, "class": report.reuse_class, "donors": donors, "spans": packed(report.spans)}

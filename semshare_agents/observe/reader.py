@@ -1,0 +1,93 @@
+"""What integrations, pages and metrics may read of an adapter; nothing here changes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from semshare_agents.counting import PromptCounter
+    from semshare_agents.registry.browsing import TurnRow
+    from semshare_agents.store import Tier
+
+
+class ServedModel(Protocol):
+    """The model that answers.
+
+    Attributes:
+        name: What it was loaded from.
+        context_tokens: The longest prompt and answer.
+        tokenizer: A transformers tokenizer; None for a model that is none.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the attributes
+
+    @property
+    def context_tokens(self) -> int: ...  # noqa: D102
+
+    @property
+    def tokenizer(self) -> Any: ...  # noqa: D102
+
+
+class Stored(Protocol):
+    """Past turns, to be read; see the methods of the same names of `semshare_agents.registry.Registry`."""
+
+    async def browse(
+        self, tenant: str, *, session: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[TurnRow]:
+        """A tenant's newest turns, newest first."""
+
+    async def turn(self, turn_id: int, tenant: str | None = None) -> tuple[TurnRow, Any] | None:
+        """A turn and its tokens, prompt first; None where there is none."""
+
+    async def sessions(self, tenant: str, limit: int = 50) -> list[dict[str, Any]]:
+        """A tenant's sessions, the one used last first: `name`, `used_at`, `turns`."""
+
+    async def drift_of(self, tenant: str) -> list[dict[str, Any]]:
+        """A tenant's drift samples by class: `reuse_class`, `samples`, `kl_mean`, `agreement`."""
+
+    async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
+        """The messages of a session's newest turn and its answer."""
+
+    async def newest_forget(self) -> int:
+        """The newest act of forgetting; 0 where there was none."""
+
+    async def forgotten(self, tenant: str, session: str | None, since: int) -> bool:
+        """Whether a session was touched by an act of forgetting after `since`."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An adapter, to be read: `SemShareLLM.reader`.
+
+    Attributes:
+        model: The model that answers.
+        tiers: Where KV is kept, fastest first.
+        stored: Past turns.
+        output: Makes prompts of messages and holds answers to schemas (`OutputControl`).
+    """
+
+    model: ServedModel
+    tiers: tuple[Tier, ...]
+    stored: Stored
+    output: Any
+
+    def counter(self) -> PromptCounter:
+        """Counts the tokens of texts and messages as the model's prompts have them."""
+        from semshare_agents.counting import PromptCounter
+
+        return PromptCounter(self.model.tokenizer, self.output)
+
+    async def check_schema(self, schema: Mapping[str, Any]) -> None:
+        """Check that an answer can be held to a JSON schema.
+
+        Raises:
+            InvalidSchemaError: the schema is malformed or not supported.
+            ConfigurationError: that needs llguidance, which is not installed.
+        """
+        from semshare_agents.request.output import Wanted
+
+        await asyncio.to_thread(self.output.constraint, Wanted(schema=schema))

@@ -1,0 +1,93 @@
+"""An answer, whole and in the parts in which it is streamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semshare_agents.values.report import Report
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of a turn.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated, the end token included.
+        cached_tokens: Prompt tokens whose KV was reused exactly.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A model's call of a tool.
+
+    Attributes:
+        id: Tells the calls of a conversation apart; the tool's message names it.
+        name: The tool.
+        arguments: JSON text; a part of it where the call is not whole.
+        whole: Whether the call is complete; one that the answer's end cut off must not be run.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """What is new of a tool call while it is streamed: first its id and name, then its arguments.
+
+    Attributes:
+        index: Which of the answer's calls.
+        id: Its id, empty but for the first part.
+        name: The tool, empty but for the first part.
+        arguments: What its JSON text goes on with.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer.
+
+    Attributes:
+        text: The answer, without stop strings, special tokens and tool calls.
+        tokens: Generated token ids, the end token included.
+        finish_reason: `stop` (end token or stop string), `tool_calls` (the same, after calls) or `length`.
+        usage: Token counts.
+        report: What was reused.
+        tool_calls: The tools that the model calls.
+        raw: The answer as it was written, tool calls included; a history that holds it is reused exactly.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    report: Report
+    tool_calls: tuple[ToolCall, ...] = ()
+    raw: str = ""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a streamed answer: text, tool calls or both; the last one has the whole `generation`."""
+
+    text: str
+    generation: Generation | None = None
+    tool_calls: tuple[CallPart, ...] = ()
