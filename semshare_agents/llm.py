@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from semshare_agents.errors import ClosedError, ConfigurationError
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog
 from semshare_agents.observe.reader import Reader
 from semshare_agents.observe.tracing import Tracing
@@ -20,6 +19,7 @@ from semshare_agents.registry import Forgotten, Pin
 from semshare_agents.request.options import request_of, said, tenant_of
 from semshare_agents.session import Session, whole
 from semshare_agents.settings import Settings, load_settings, unknown_variables
+from semshare_agents.timing.clock import Clock
 from semshare_agents.turn import Pipeline
 from semshare_agents.values import Generation, Messages, Piece
 

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from semshare_agents.errors import RegistryError
-from semshare_agents.observe.clock import Clock
 from semshare_agents.registry import Pin
 from semshare_agents.request.options import said
+from semshare_agents.timing.clock import Clock
 from semshare_agents.values import Generation, Piece
 
 if TYPE_CHECKING:

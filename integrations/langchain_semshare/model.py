@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_semshare.errors import ModelNotFoundError, translated
 from langchain_semshare.host import Host, OwnHost, Pieces, host_of
-from semshare_agents.counting import PromptCounter, counter_here
 from semshare_agents.errors import ConfigurationError, InvalidSchemaError, SemShareError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import context_here
+from semshare_agents.request.counting import PromptCounter, counter_here
 from semshare_agents.request.options import said
 from semshare_agents.settings import Settings, load_settings
 from semshare_agents.values import Generation, Piece

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from semshare_agents.errors import SemShareError
-from semshare_agents.observe.clock import Clock
+from semshare_agents.timing.clock import Clock
 from semshare_agents.values import Generation, Piece
 from semshare_server.errors import APIError, of_package
 from semshare_server.limits import Admission, Place

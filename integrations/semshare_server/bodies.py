@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from semshare_agents.messages.depth import MOST_NESTED, too_deep
+from semshare_agents.tools.depth import MOST_NESTED, too_deep
 
 DEEP = f"the body is nested deeper than {MOST_NESTED} levels: flatten it"
 

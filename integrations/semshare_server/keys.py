@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from semshare_agents import private
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.security import files as private
 from semshare_agents.settings import ServerSettings
 
 

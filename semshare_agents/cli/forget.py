@@ -70,7 +70,7 @@ def _many(count: int, what: str) -> str:
 async def _forget(
     settings: Settings, tenant: str, session: str | None, turn: int | None, dry_run: bool = False
 ) -> Forgotten:
-    from semshare_agents.keys import names_key
+    from semshare_agents.security.name_key import names_key
     from semshare_agents.store.disk import DiskStore
 
     key = await asyncio.to_thread(names_key, settings.home, settings.names_key)

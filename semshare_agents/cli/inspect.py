@@ -18,7 +18,7 @@ from rich.table import Table
 from semshare_agents.cli.common import HomeOption, console, settings_of
 from semshare_agents.cli.presence import alone_at, alone_with
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.observe.clock import WAIT
+from semshare_agents.timing.clock import WAIT
 
 if TYPE_CHECKING:
     from semshare_agents.operate.audit import Audit
@@ -119,7 +119,7 @@ def verify(
 async def open_registry(settings: Settings, **options: Any) -> AsyncIterator[Registry]:
     """The registry, which must be there already: looking at a memory does not make one; options of `Registry.open`."""
     from semshare_agents.registry import Registry
-    from semshare_agents.sealing import make_sealer
+    from semshare_agents.security.encryption import make_sealer
 
     if settings.database_url is None and not (settings.home / "registry.db").is_file():
         raise ConfigurationError(f"no memory in {settings.home} yet: `semshare chat` makes one, --home names another")
@@ -166,7 +166,7 @@ def _disk_use(folder: Path) -> tuple[int, int]:
 async def _verify(settings: Settings, fix: bool) -> tuple[Audit, int, bool]:
     """Audit, repair where asked for, count what is left after that; the last value: whether nobody else was there."""
     from semshare_agents.operate.audit import audit, repair
-    from semshare_agents.sealing import make_sealer
+    from semshare_agents.security.encryption import make_sealer
     from semshare_agents.store.disk import DiskStore
 
     async with open_registry(settings) as registry, alone_with(registry, settings.home) as alone:

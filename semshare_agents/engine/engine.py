@@ -21,7 +21,7 @@ import torch
 from semshare_agents.concurrency.idle import Idle
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.model.run import Step
-from semshare_agents.observe.delays import Timed, timed
+from semshare_agents.timing.delays import Timed, timed
 
 T = TypeVar("T")
 Within = Callable[[], AbstractContextManager[Any]]

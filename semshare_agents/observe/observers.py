@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from semshare_agents.observe.clock import WAIT
+from semshare_agents.timing.clock import WAIT
 from semshare_agents.values import Generation
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from semshare_agents.counting import PromptCounter
     from semshare_agents.registry.browsing import TurnRow
+    from semshare_agents.request.counting import PromptCounter
     from semshare_agents.store import Tier
 
 
@@ -77,7 +77,7 @@ class Reader:
 
     def counter(self) -> PromptCounter:
         """Counts the tokens of texts and messages as the model's prompts have them."""
-        from semshare_agents.counting import PromptCounter
+        from semshare_agents.request.counting import PromptCounter
 
         return PromptCounter(self.model.tokenizer, self.output)
 

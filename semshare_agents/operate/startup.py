@@ -13,7 +13,6 @@ from typing import IO
 
 import torch
 
-from semshare_agents import keys, private
 from semshare_agents.background.drift import DriftMonitor, MonitorSettings
 from semshare_agents.background.repair import Repairer
 from semshare_agents.background.speeds import Remeasurer
@@ -38,7 +37,9 @@ from semshare_agents.reuse.measure import measured, setting_of
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.strategies import make_strategy
-from semshare_agents.sealing import Sealer, make_sealer
+from semshare_agents.security import files as private
+from semshare_agents.security import name_key as keys
+from semshare_agents.security.encryption import Sealer, make_sealer
 from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.tiers import Leases, Limits

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.naming import missing
-from semshare_agents.sealing import Sealer
+from semshare_agents.security.encryption import Sealer
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from semshare_agents import private
 from semshare_agents.errors import ConfigurationError, RegistryError, RegistryUnavailableError
+from semshare_agents.security import files as private
 from semshare_agents.values import Ints
 
 BUSY_TIMEOUT_SECONDS = 30.0

@@ -10,11 +10,10 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, FromClause, Label, func, or_, select
 
 from semshare_agents.errors import SealedError
-from semshare_agents.match.spans import Hit
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, gathered, ids_of, listed
-from semshare_agents.sealing import Sealer
-from semshare_agents.values import BlockRef, Donor, Ints, Scope
+from semshare_agents.security.encryption import Sealer
+from semshare_agents.values import BlockRef, Donor, Hit, Ints, Scope
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from semshare_agents.errors import NotStoredError, RegistryUnavailableError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
 from semshare_agents.registry.naming import missing
-from semshare_agents.sealing import Sealer
+from semshare_agents.security.encryption import Sealer
 
 KEPT_ACTS = 10_000
 """Acts of forgetting that are kept, for processes that have not heard of them."""

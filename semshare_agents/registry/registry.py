@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from semshare_agents.concurrency import threads
 from semshare_agents.errors import RegistryUnavailableError
-from semshare_agents.keys import KEY_BYTES
 from semshare_agents.registry import schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.browsing import BrowseQueries
@@ -32,7 +31,8 @@ from semshare_agents.registry.keeping import KeepQueries
 from semshare_agents.registry.pinning import PinQueries
 from semshare_agents.registry.presence import Presence
 from semshare_agents.registry.writing import WriteQueries
-from semshare_agents.sealing import Sealer
+from semshare_agents.security.encryption import Sealer
+from semshare_agents.security.name_key import KEY_BYTES
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.values import Scope
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from semshare_agents.errors import ForgottenError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import any_of, oldest
-from semshare_agents.sealing import Sealer
+from semshare_agents.security.encryption import Sealer
 from semshare_agents.values import Ints, Report, Scope
 
 

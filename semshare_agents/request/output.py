@@ -14,13 +14,13 @@ from semshare_agents.constrain.grammar import answer_grammar, call_grammar
 from semshare_agents.constrain.watching import UntilCalled
 from semshare_agents.errors import InvalidSchemaError, InvalidToolsError
 from semshare_agents.messages.cleaning import Chat
-from semshare_agents.messages.depth import MOST_NESTED, too_deep
 from semshare_agents.messages.prompt import ChatPrompt
 from semshare_agents.messages.template import form_of
 from semshare_agents.model.text import TextStream
 from semshare_agents.tools import ToolFormat
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.tools.checking import AUTO, NONE, Tools, clean_choice, clean_tools
+from semshare_agents.tools.depth import MOST_NESTED, too_deep
 from semshare_agents.tools.drafts import FreeText
 from semshare_agents.values import Ints
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from semshare_agents.observe.delays import Timed
 from semshare_agents.reuse.colds import ColdRuns, LikeCold
 from semshare_agents.reuse.speeds import Measurement, Speeds
+from semshare_agents.timing.delays import Timed
 from semshare_agents.values import Ints
 
 DISK_BYTES_PER_SECOND = 1.0e9

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semshare_agents import private
 from semshare_agents.errors import CalibrationError
 from semshare_agents.reuse.look import gone_tokens, unseen_tokens
+from semshare_agents.security import files as private
 from semshare_agents.values import Alignment, Floats, Kind, Plan
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import torch
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.kv.layout import put, take
 from semshare_agents.model.rows import RowModel
-from semshare_agents.observe.delays import MOST_DELAYED, Timed, timed
 from semshare_agents.reuse.speeds import FORMAT, Measurement, Passes, Times, fitted, keep, kept, path_of
+from semshare_agents.timing.delays import MOST_DELAYED, Timed, timed
 from semshare_agents.values import Ints
 
 Step = Callable[[Event | None], None]

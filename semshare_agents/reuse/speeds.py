@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from semshare_agents import private
-from semshare_agents.observe.delays import MOST_DELAYED
+from semshare_agents.security import files as private
+from semshare_agents.timing.delays import MOST_DELAYED
 
 FORMAT = 2
 MOST_SPREAD = 1.3

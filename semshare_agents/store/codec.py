@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 
 from semshare_agents.errors import CorruptBlockError, DamagedSealError, SealedError, StoreError
 from semshare_agents.kv.packing import Packed, packing_of
-from semshare_agents.sealing import MAGIC, Sealer
+from semshare_agents.security.encryption import MAGIC, Sealer
 from semshare_agents.store.base import BlockInfo
 
 FORMAT = "semshare-kv-3"

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import get_ident
 
-from semshare_agents import private
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
 from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed, Packing, Raw
-from semshare_agents.sealing import OVERHEAD_BYTES, Sealer
+from semshare_agents.security import files as private
+from semshare_agents.security.encryption import OVERHEAD_BYTES, Sealer
 from semshare_agents.store import codec
 from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.ledger import Ledger

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 
-from semshare_agents import private
+from semshare_agents.security import files as private
 
 SOUND, DOUBTFUL = b"=", b"!"
 ID_DIGITS = 16

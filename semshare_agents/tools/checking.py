@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semshare_agents.errors import InvalidToolsError
-from semshare_agents.messages.depth import MOST_NESTED, too_deep
+from semshare_agents.tools.depth import MOST_NESTED, too_deep
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 AUTO, NONE, REQUIRED = "auto", "none", "required"

@@ -14,8 +14,8 @@ from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.question import asked
 from semshare_agents.memory import Memory
 from semshare_agents.model.tokenise import question_tokens
-from semshare_agents.observe.clock import Clock
 from semshare_agents.request.request import Request
+from semshare_agents.timing.clock import Clock
 from semshare_agents.turn.planner import Planner
 from semshare_agents.values import Alignment, Donor, Ints, Kind, Reuse, Scope
 

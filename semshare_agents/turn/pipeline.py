@@ -30,19 +30,20 @@ from semshare_agents.model.run import RowRun, Run, Step
 from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
 from semshare_agents.model.tokenise import check_length, tokenise_text
-from semshare_agents.observe.clock import Clock
+from semshare_agents.model.watch import TailWatch
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.observe.report import computed_again, make_report, saved
 from semshare_agents.registry import NewTurn
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
-from semshare_agents.retain import Retention, TailWatch
+from semshare_agents.retain import Retention
 from semshare_agents.reuse.kinds import exact_frontier, unchanged
 from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import used_rows, without
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.store.tiers import Owner
+from semshare_agents.timing.clock import Clock
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, depth, superseded
 from semshare_agents.turn.decode import Answer, Decoder

@@ -9,9 +9,9 @@ import torch
 
 from semshare_agents.constrain.constraint import Constraint
 from semshare_agents.model.run import Run
-from semshare_agents.observe.clock import Clock
 from semshare_agents.request.request import Request
 from semshare_agents.store.tiers import Owner
+from semshare_agents.timing.clock import Clock
 from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope
 
 NOWHERE = Scope(0, "", "", bytes(32))

@@ -2,7 +2,7 @@
 
 from semshare_agents.values.answer import CallPart, Generation, Piece, ToolCall, Usage
 from semshare_agents.values.arrays import Floats, Ints
-from semshare_agents.values.memory import Alignment, BlockRef, Donor, Kind, Scope
+from semshare_agents.values.memory import Alignment, BlockRef, Donor, Hit, Kind, Scope
 from semshare_agents.values.plan import Look, Plan
 from semshare_agents.values.reason import Reason, ReasonCode
 from semshare_agents.values.report import Report, Saved
@@ -19,6 +19,7 @@ __all__ = [
     "Fidelity",
     "Floats",
     "Generation",
+    "Hit",
     "Ints",
     "Kind",
     "Look",

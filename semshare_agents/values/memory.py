@@ -135,3 +135,18 @@ class Alignment:
         cut = (np.diff(self.kind) != 0) | (np.diff(self.donor) != 0) | (np.diff(delta) != 0)
         edges = np.concatenate(([0], np.flatnonzero(cut) + 1, [len(self)]))
         return [(int(a), int(b)) for a, b in pairwise(edges) if self.kind[a] != Kind.COMPUTED]
+
+
+@dataclass(frozen=True, order=True)
+class Hit:
+    """A window of the prompt that equals a stored block.
+
+    Attributes:
+        at: Position in the prompt.
+        turn_id: Donor turn.
+        source: Position in the donor.
+    """
+
+    at: int
+    turn_id: int
+    source: int

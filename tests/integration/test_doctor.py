@@ -12,11 +12,11 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from semshare_agents import doctor
 from semshare_agents.cli.main import app
-from semshare_agents.doctor import State
+from semshare_agents.operate import doctor
+from semshare_agents.operate.doctor import State
 from semshare_agents.registry.tables import SCHEMA_VERSION
-from semshare_agents.sealing import make_sealer
+from semshare_agents.security.encryption import make_sealer
 from semshare_agents.settings import load_settings
 from semshare_agents.testing.postgres import Server
 from tests import tiny

@@ -11,7 +11,7 @@ import pytest
 
 from semshare_agents.errors import ConfigurationError, DamagedSealError, SealedError
 from semshare_agents.operate.audit import audit
-from semshare_agents.sealing import OVERHEAD_BYTES, Sealer, make_sealer
+from semshare_agents.security.encryption import OVERHEAD_BYTES, Sealer, make_sealer
 from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
 from tests import tiny

@@ -21,11 +21,11 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
 from semshare_agents.errors import RegistryError, RegistryUnavailableError, SchemaVersionError
-from semshare_agents.keys import names_key
 from semshare_agents.match.find import Found, find
 from semshare_agents.registry import Registry, schema
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import make_engine
+from semshare_agents.security.name_key import names_key
 from semshare_agents.testing.postgres import Server
 from semshare_agents.values import Reuse
 from tests.conftest import OpenLLM

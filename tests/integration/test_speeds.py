@@ -14,19 +14,19 @@ import httpx2 as httpx
 import pytest
 from typer.testing import CliRunner
 
-from semshare_agents import doctor
 from semshare_agents.background import speeds as remeasure
 from semshare_agents.cli.main import app
 from semshare_agents.kv.packing import Packed
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe import delays
-from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.export import exported
 from semshare_agents.observe.reuse_map import turn_map
+from semshare_agents.operate import doctor
 from semshare_agents.reuse import measure, speeds
 from semshare_agents.reuse.speeds import Measurement, keep, kept, path_of
 from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
+from semshare_agents.timing.clock import Clock
 from tests import tiny
 from tests.serving import serving
 

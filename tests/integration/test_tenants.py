@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semshare_agents import private
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.security import files as private
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.lookups import statements

@@ -13,7 +13,8 @@ from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.retained import RetainedRun
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun
-from semshare_agents.retain import POLICIES, Retention, TailWatch, kept_positions, layer_shares
+from semshare_agents.model.watch import TailWatch
+from semshare_agents.retain import POLICIES, Retention, kept_positions, layer_shares
 from tests import tiny
 
 TOKENS = 120

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semshare_agents.match import names
-from semshare_agents.match.spans import Hit, find_spans
-from semshare_agents.values import BlockRef, Donor, Scope
+from semshare_agents.match.spans import find_spans
+from semshare_agents.values import BlockRef, Donor, Hit, Scope
 
 BLOCK = 8
 SCOPES = [Scope(i, f"t{i}", "f" * 64, bytes([i] * 32)) for i in range(3)]

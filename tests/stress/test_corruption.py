@@ -20,7 +20,7 @@ from semshare_agents.model.loading import LoadedModel, prepare
 from semshare_agents.model.run import RowRun
 from semshare_agents.request.request import Request
 from semshare_agents.reuse.kinds import effective_kinds
-from semshare_agents.sealing import MAGIC
+from semshare_agents.security.encryption import MAGIC
 from semshare_agents.values import FAST, Ints, Kind, Reuse, Sampling
 from tests import tiny
 from tests.conftest import OpenLLM

@@ -10,7 +10,7 @@ import pytest
 
 from semshare_agents.errors import InvalidMessagesError, TemplateError
 from semshare_agents.messages.cleaning import clean_messages
-from semshare_agents.messages.depth import too_deep
+from semshare_agents.tools.depth import too_deep
 from tests import tiny
 from tests.prompts import (
     ALTERNATING,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from semshare_agents import private
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.keys import names_key
+from semshare_agents.security import files as private
+from semshare_agents.security.name_key import names_key
 from semshare_agents.settings import load_settings
 
 

@@ -16,7 +16,7 @@ import torch
 
 from semshare_agents.errors import StoreError
 from semshare_agents.evict import make_policy
-from semshare_agents.sealing import Sealer
+from semshare_agents.security.encryption import Sealer
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, ledger
 from semshare_agents.store.disk import LEDGER
 from semshare_agents.store.ledger import Ledger

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from semshare_agents import doctor
-from semshare_agents.doctor import State
 from semshare_agents.errors import ModelNotFoundError, UnsupportedModelError
 from semshare_agents.model.loading import load, prepare
+from semshare_agents.operate import doctor
+from semshare_agents.operate.doctor import State
 from semshare_agents.settings import load_settings
 from tests import tiny
 

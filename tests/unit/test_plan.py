@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.observe.delays import Timed
 from semshare_agents.observe.report import make_report
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.look import look_at_moved
 from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan, required_rows, used_rows, without
 from semshare_agents.reuse.strategies import STRATEGIES, Candidates, Deviation, Question, Static, make_strategy
+from semshare_agents.timing.delays import Timed
 from semshare_agents.values import Alignment, BlockRef, Donor, Kind, Plan, Reason, ReasonCode
 from semshare_agents.values.reason import REUSE_OFF
 from tests import tiny

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semshare_agents.match.spans import Hit, Span, equal_ahead, equal_behind, find_spans
-from semshare_agents.values import BlockRef, Donor
+from semshare_agents.match.spans import Span, equal_ahead, equal_behind, find_spans
+from semshare_agents.values import BlockRef, Donor, Hit
 
 
 def text(count: int, seed: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 from semshare_agents.errors import ClosedError, ConfigurationError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.tokenise import check_length
-from semshare_agents.observe.clock import Clock
 from semshare_agents.observe.observers import Observer, TurnLog, TurnSeen
 from semshare_agents.observe.reader import Reader
 from semshare_agents.request.options import request_of
@@ -31,6 +30,7 @@ from semshare_agents.testing.fake.turn import (
     prompt_of,
     report_of,
 )
+from semshare_agents.timing.clock import Clock
 from semshare_agents.values import Generation, Messages, Piece, ToolCall
 
 if TYPE_CHECKING:

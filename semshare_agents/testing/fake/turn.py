@@ -31,7 +31,7 @@ from semshare_agents.values import (
 from semshare_agents.values.reason import REUSE_OFF
 
 if TYPE_CHECKING:
-    from semshare_agents.counting import PromptCounter
+    from semshare_agents.request.counting import PromptCounter
     from semshare_agents.request.output import Wanted
     from semshare_agents.request.request import Request
 
@@ -82,7 +82,7 @@ class FakeReader(Reader):
 
     def counter(self) -> PromptCounter:
         """Counts words."""
-        from semshare_agents.counting import PromptCounter
+        from semshare_agents.request.counting import PromptCounter
 
         return PromptCounter(_Encoder, self.output)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import blake3
 from pydantic import SecretStr
 
-from semshare_agents import private
 from semshare_agents.errors import ConfigurationError, StoreNotWritableError
+from semshare_agents.security import files as private
 
 NAMES_FILE = "names.key"
 KEY_BYTES = 32

@@ -19,7 +19,6 @@ from uuid import uuid4
 import psutil
 import torch
 
-from semshare_agents import keys, private
 from semshare_agents.errors import SemShareError
 from semshare_agents.kv.layout import KV, tokens_of
 from semshare_agents.kv.packing import make_packing
@@ -30,7 +29,9 @@ from semshare_agents.registry.tables import SCHEMA_VERSION
 from semshare_agents.reuse.cost import figures
 from semshare_agents.reuse.measure import setting_of
 from semshare_agents.reuse.speeds import kept, path_of
-from semshare_agents.sealing import OVERHEAD_BYTES, key_name, make_sealer
+from semshare_agents.security import files as private
+from semshare_agents.security import name_key as keys
+from semshare_agents.security.encryption import OVERHEAD_BYTES, key_name, make_sealer
 from semshare_agents.settings import Settings, unknown_variables
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore
 from semshare_agents.store.base import BlockInfo

@@ -1,0 +1,1 @@
+"""Starting an adapter, and seeing to a memory: audits, the doctor."""

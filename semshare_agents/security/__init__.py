@@ -1,0 +1,1 @@
+"""Secrets and who may read them: encryption, the names key, file permissions."""

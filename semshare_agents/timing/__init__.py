@@ -1,0 +1,1 @@
+"""How long things take, and whether others were in the way."""
