@@ -1,0 +1,1 @@
+"""What operators need: checks of a machine, its settings and its memory."""
