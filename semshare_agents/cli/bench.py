@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_libraries, settings_of, waiting
+from semshare_agents.cli.bench_tables import facts_line, pair_line, pairs_table, repair_table, retention_table
+from semshare_agents.cli.common import (
+    HomeOption,
+    ModelOption,
+    console,
+    load_model,
+    progress_bar,
+    quiet_libraries,
+    settings_of,
+)
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.values import Fidelity, Reuse
-
-if TYPE_CHECKING:
-    from semshare_agents.model.loading import LoadedModel
-    from semshare_agents.settings import Settings
 
 app = typer.Typer(help="Measure speed and fidelity of reuse.", no_args_is_help=True)
 
@@ -93,13 +96,13 @@ def pairs(
 
         def done(row: dict[str, Any]) -> None:
             bar.advance(task)
-            bar.console.print(_line(row))
+            bar.console.print(pair_line(row))
 
         result = asyncio.run(run_pairs(chosen, loaded, settings, options, done))
-    console.print(_pairs_table(result["summary"]))
+    console.print(pairs_table(result["summary"]))
     for name, figures in result["summary"].items():
         if "facts" in figures:
-            console.print(_facts_line(name, figures["facts"]))
+            console.print(facts_line(name, figures["facts"]))
     _write(
         result,
         json_out,
@@ -143,7 +146,7 @@ def window(
 
         def done(row: dict[str, Any]) -> None:
             bar.advance(task)
-            bar.console.print(_line({"id": f"turn {row['turn']}", "kind": "window", **row}))
+            bar.console.print(pair_line({"id": f"turn {row['turn']}", "kind": "window", **row}))
 
         result = asyncio.run(run_window(prompts, loaded, settings, options, done))
     console.print_json(data=result["summary"])
@@ -172,9 +175,10 @@ def frontier(
     quiet_libraries()
     from semshare_agents.bench.configurations import ablated, chosen, default_configuration
     from semshare_agents.bench.frontier import FrontierOptions, frontier_table, run_frontier
+    from semshare_agents.bench.frontier_plot import draw_frontier
     from semshare_agents.bench.output import console_table, described, prepare_folder, write
     from semshare_agents.bench.pairs import PairsOptions, read_pairs
-    from semshare_agents.bench.plots import draw_frontier, require_matplotlib
+    from semshare_agents.bench.plots import require_matplotlib
 
     settings = settings_of(model, home)
     options = FrontierOptions(
@@ -194,7 +198,7 @@ def frontier(
 
         def done(row: dict[str, Any]) -> None:
             bar.advance(task)
-            bar.console.print(_line({**row, "kind": f"{row['configuration']} {row['share']:g}"}))
+            bar.console.print(pair_line({**row, "kind": f"{row['configuration']} {row['share']:g}"}))
 
         result = asyncio.run(run_frontier(chosen_pairs, loaded, settings, options, done))
     table = frontier_table(result["summary"])
@@ -250,27 +254,8 @@ def retention(
     with progress_bar() as bar:
         task = bar.add_task("answers", total=len(chosen) * len(variants))
         result = run_retention(chosen, loaded, variants, max_new_tokens, lambda _: bar.advance(task))
-    console.print(_retention_table(result["summary"]))
+    console.print(retention_table(result["summary"]))
     _write(result, json_out, {"command": "retention"})
-
-
-def _retention_table(summary: list[dict[str, Any]]) -> Table:
-    table = Table(title="means of each kind")
-    for name in ("kind", "policy", "share", "int8", "pairs", "KV bytes", "KL added", "top-1", "ROUGE-L"):
-        table.add_column(name, justify="left" if name in ("kind", "policy") else "right")
-    for row in summary:
-        table.add_row(
-            row["kind"],
-            row["policy"],
-            f"{row['share']:.2f}",
-            "yes" if row["int8"] else "no",
-            str(row["pairs"]),
-            f"{row['kv_bytes_share'] - 1:+.1%}",
-            f"{row['kl_added']:.5f}",
-            f"{row['top1_agreement']:.3f}",
-            f"{row['rouge_l']:.3f}",
-        )
-    return table
 
 
 @app.command()
@@ -304,7 +289,7 @@ def repair(
             bar.console.print(f"{row['id']:<28} {row['kind']:<20} {row['n_tokens']:>5} tokens  {row['class']}")
 
         result = asyncio.run(run_repair(chosen, loaded, settings, options, done))
-    console.print(_repair_table(result["summary"]))
+    console.print(repair_table(result["summary"]))
     _write(result, json_out, {"command": "repair", "reuse": reuse, "rates": options.rates, "tokens": tokens})
 
 
@@ -312,94 +297,6 @@ def _tier(word: str) -> str:
     if word not in ("memory", "disk"):
         raise ConfigurationError(f"tier must be memory or disk; got {word!r}")
     return word
-
-
-def load_model(settings: Settings) -> LoadedModel:
-    """Load the model of the settings behind a spinner."""
-    from semshare_agents.model.loading import load
-
-    with waiting("loading the model") as tell:
-        return load(settings.model, settings.home, settings.device, settings.dtype, tell)
-
-
-def progress_bar() -> Progress:
-    """The bar of everything that takes more than two seconds."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-
-
-def _line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['id']:<28} {row['kind']:<20} {row['n_tokens']:>5} tokens  {row['class']:<8} "
-        f"{row['ttft_cold_s']:6.2f} s -> {row['ttft_reuse_s']:6.3f} s  {row['speedup']:5.1f}x  "
-        f"KL {row['kl_mean']:.5f}  top-1 {row['top1_agreement']:.2f}"
-        + ("  STALE" if row.get("stale") else "")
-        + ("  fresh fact lost" if row.get("fresh_lost") else "")
-        + (f"  (reference text: KL {row['kl_reference_text']:.5f})" if "kl_reference_text" in row else "")
-    )
-
-
-def _pairs_table(summary: dict[str, Any]) -> Table:
-    table = Table(title="medians of each kind")
-    for name in (
-        "kind",
-        "pairs",
-        "tokens",
-        "class",
-        "cold s",
-        "reuse s",
-        "speed-up",
-        "KL (mean)",
-        "KL (worst)",
-        "top-1 (mean)",
-        "ROUGE-L",
-    ):
-        table.add_column(name, justify="left" if name in ("kind", "class") else "right")
-    for kind, figures in summary.items():
-        middle, average = figures["median"], figures["mean"]
-        table.add_row(
-            kind,
-            str(figures["pairs"]),
-            f"{middle['n_tokens']:.0f}",
-            ", ".join(f"{c} {n}" for c, n in figures["classes"].items()),
-            f"{middle['ttft_cold_s']:.2f}",
-            f"{middle['ttft_reuse_s']:.3f}",
-            f"{middle['speedup']:.1f}x",
-            f"{average['kl_mean']:.6f}",
-            f"{figures['worst']['kl_mean']:.4f}",
-            f"{average['top1_agreement']:.3f}",
-            f"{average['rouge_l']:.3f}",
-        )
-    return table
-
-
-def _facts_line(kind: str, facts: dict[str, int]) -> str:
-    return (
-        f"{kind}: {facts['stale']} of {facts['pairs']} reuse answers state an old fact that the cold one does not; "
-        f"of {facts['fresh_cold']} new facts in cold answers {facts['fresh_lost']} are lost"
-    )
-
-
-def _repair_table(summary: dict[str, Any]) -> Table:
-    buckets = list(dict.fromkeys(name for figures in summary["rates"] for name in figures["kl"]))
-    table = Table(
-        title="mean KL to cold by token of the answer (pairs), medians of speed",
-        caption=f"{summary['pairs']} pairs, {summary['cold']} of them ran cold and are left out",
-    )
-    for name in ("rows a step", *buckets, "tokens/s", "to rate 0", "exact up to"):
-        table.add_column(name, justify="right")
-    for figures in summary["rates"]:
-        kl = (f"{figures['kl'][b]['mean']:.4f} ({figures['kl'][b]['pairs']})" for b in buckets)
-        speed, ratio = figures["tokens_per_second"], figures["speed_ratio"]
-        table.add_row(
-            str(figures["rate"]),
-            *kl,
-            "-" if speed is None else f"{speed:.1f}",
-            "-" if ratio is None else f"{ratio:.2f}",
-            f"{figures['exact_share']:.0%}",
-        )
-    return table
 
 
 def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:

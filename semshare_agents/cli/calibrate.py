@@ -8,8 +8,15 @@ from typing import Annotated
 
 import typer
 
-from semshare_agents.cli.bench import load_model, progress_bar
-from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_libraries, settings_of
+from semshare_agents.cli.common import (
+    HomeOption,
+    ModelOption,
+    console,
+    load_model,
+    progress_bar,
+    quiet_libraries,
+    settings_of,
+)
 
 
 def calibrate(

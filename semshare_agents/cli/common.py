@@ -8,12 +8,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from semshare_agents.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from semshare_agents.model.loading import LoadedModel
 
 console = Console()
 
@@ -40,3 +44,18 @@ def waiting(what: str) -> Iterator[Any]:
     """A spinner whose text can be changed: yields a function that takes the new text."""
     with console.status(what) as status:
         yield lambda text: status.update(text)
+
+
+def load_model(settings: Settings) -> LoadedModel:
+    """Load the model of the settings behind a spinner."""
+    from semshare_agents.model.loading import load
+
+    with waiting("loading the model") as tell:
+        return load(settings.model, settings.home, settings.device, settings.dtype, tell)
+
+
+def progress_bar() -> Progress:
+    """The bar of everything that takes more than two seconds."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )

@@ -13,7 +13,7 @@ from semshare_agents.cli.common import HomeOption, ModelOption, console, quiet_l
 from semshare_agents.cli.inspect import JsonOption
 
 if TYPE_CHECKING:
-    from semshare_agents.operate.doctor import Check
+    from semshare_agents.doctor import Check
     from semshare_agents.settings import Settings
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -28,7 +28,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check settings, versions, permissions, space, registry, model, tiers and reuse; status 1 where one failed."""
-    from semshare_agents.operate.doctor import State, worst
+    from semshare_agents.doctor import State, worst
 
     quiet_libraries()
     checks = asyncio.run(_checks(settings_of(model=model, home=home), load_model, as_json))
@@ -39,7 +39,7 @@ def doctor(
 
 
 async def _checks(settings: Settings, load_model: bool, quiet: bool) -> list[Check]:
-    from semshare_agents.operate.doctor import examine
+    from semshare_agents.doctor import examine
 
     checks = []
     if quiet:

@@ -13,8 +13,9 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from semshare_agents.cli.main import app
-from semshare_agents.operate import doctor
-from semshare_agents.operate.doctor import State
+from semshare_agents.doctor import State
+from semshare_agents.doctor.model import self_test
+from semshare_agents.doctor.surroundings import encryption_check, settings_check
 from semshare_agents.registry.tables import SCHEMA_VERSION
 from semshare_agents.security.encryption import make_sealer
 from semshare_agents.settings import load_settings
@@ -84,19 +85,19 @@ async def test_files_of_lost_keys_and_plain_ones_are_counted(open_llm: OpenLLM) 
     await llm.aclose()
     home, old, new = llm.settings.home, "0" * 64, "1" * 64
     files = list(llm.settings.kv_dir.glob("*/*.safetensors"))
-    check = doctor._encryption(load_settings(home=home, encryption_keys=new))
+    check = encryption_check(load_settings(home=home, encryption_keys=new))
     assert check.state is State.WARNING
     assert check.found.endswith(f"; 0 encrypted files, {len(files)} plain ones")
     sealer = make_sealer(SecretStr(old))
     for file in files:
         file.write_bytes(sealer.seal(file.read_bytes(), "anywhere"))
-    check = doctor._encryption(load_settings(home=home, encryption_keys=new))
+    check = encryption_check(load_settings(home=home, encryption_keys=new))
     assert check.state is State.WARNING
     assert check.found.endswith(f"{len(files)} of keys that are not given: {sealer.key_names[0]}")
-    check = doctor._encryption(load_settings(home=home, encryption_keys=f"{new},{old}"))
+    check = encryption_check(load_settings(home=home, encryption_keys=f"{new},{old}"))
     assert check.state is State.OK
     assert check.found.endswith(f"; {len(files)} encrypted files, 0 plain ones")
-    assert doctor._encryption(load_settings(home=home, encryption_keys="short")).state is State.FAILED
+    assert encryption_check(load_settings(home=home, encryption_keys="short")).state is State.FAILED
 
 
 async def test_misspelt_settings_are_named(
@@ -108,7 +109,7 @@ async def test_misspelt_settings_are_named(
     llm = await open_llm()
     assert "SEMSHARE_REUSSE is no setting and changes nothing: SEMSHARE_REUSE?" in caplog.text
     assert "SEMSHARE_SERVER_PORT" not in caplog.text
-    check = doctor._settings(llm.settings)
+    check = settings_check(llm.settings)
     assert (check.state, check.advice) == (State.WARNING, "SEMSHARE_REUSE in its place?")
 
 
@@ -147,9 +148,9 @@ async def test_a_wrong_answer_fails_the_self_test(open_llm: OpenLLM, monkeypatch
 
     settings = (await open_llm()).settings
     loaded = tiny.loaded("llama")
-    assert (await doctor._self_test(settings, loaded)).state is State.OK
+    assert (await self_test(settings, loaded)).state is State.OK
     monkeypatch.setattr(MemoryStore, "get_packed", wrong)
-    check = await doctor._self_test(settings, loaded)
+    check = await self_test(settings, loaded)
     assert check.state is State.FAILED
     assert "another answer" in check.found
 

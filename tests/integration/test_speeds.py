@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 
 from semshare_agents.background import speeds as remeasure
 from semshare_agents.cli.main import app
+from semshare_agents.doctor import Check, State
+from semshare_agents.doctor.model import speeds_check
 from semshare_agents.kv.packing import Packed
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe import delays
 from semshare_agents.observe.export import exported
 from semshare_agents.observe.reuse_map import turn_map
-from semshare_agents.operate import doctor
 from semshare_agents.reuse import measure, speeds
 from semshare_agents.reuse.speeds import Measurement, keep, kept, path_of
 from semshare_agents.settings import load_settings
@@ -357,19 +358,19 @@ def test_doctor_says_how_far_speeds_can_be_trusted(tmp_path: Path) -> None:
     rows = loaded.support.rows
     assert rows is not None
 
-    def checked(measurement: Measurement) -> doctor.Check:
+    def checked(measurement: Measurement) -> Check:
         keep(path_of(tmp_path, loaded.fingerprint), measure.setting_of(rows), measurement)
-        return doctor._measured(settings, loaded)
+        return speeds_check(settings, loaded)
 
-    assert "not measured yet" in doctor._measured(settings, loaded).found
+    assert "not measured yet" in speeds_check(settings, loaded).found
     known = {"token_bytes": rows.token_bytes, "context_tokens": loaded.context_tokens}
     busy = checked(replace(BUSY, at=1e9, **known))
-    assert busy.state is doctor.State.WARNING
+    assert busy.state is State.WARNING
     assert "disturbed" in busy.found
     assert "semshare speeds --measure" in busy.advice
     never = checked(Measurement(tiny.COLD_WINS, at=1.1e9, **known))
-    assert never.state is doctor.State.WARNING
+    assert never.state is State.WARNING
     assert "never reused" in never.found
     fine = checked(Measurement(tiny.REUSE_WINS, at=1.2e9, **known))
-    assert fine.state is doctor.State.OK
+    assert fine.state is State.OK
     assert "tokens on" in fine.found

@@ -13,12 +13,12 @@ import pytest
 from semshare_agents.bench.ablations import ABLATIONS
 from semshare_agents.bench.configurations import ablated, chosen, configurations
 from semshare_agents.bench.frontier import FrontierOptions, frontier_table, summarise
+from semshare_agents.bench.frontier_plot import draw_frontier
 from semshare_agents.bench.output import markdown, prepare_folder
 from semshare_agents.bench.plots import (
     Panel,
     Series,
     draw_bars,
-    draw_frontier,
     draw_panels,
     require_matplotlib,
     spread,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from semshare_agents.doctor import State, examine
+from semshare_agents.doctor.model import model_check, of_another_answer
 from semshare_agents.errors import ModelNotFoundError, UnsupportedModelError
 from semshare_agents.model.loading import load, prepare
-from semshare_agents.operate import doctor
-from semshare_agents.operate.doctor import State
 from semshare_agents.settings import load_settings
 from tests import tiny
 
@@ -84,21 +84,21 @@ def test_a_broken_configuration_is_a_typed_error(folder: Path, tmp_path: Path) -
 async def test_doctor_says_why_a_model_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
     changed(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False})
     settings = load_settings(model=str(folder), home=tmp_path / "home")
-    checks = {check.name: check async for check in doctor.examine(settings)}
+    checks = {check.name: check async for check in examine(settings)}
     assert checks["model"].state is State.FAILED
     assert "pip install optimum" in checks["model"].found
 
 
 @pytest.mark.parametrize("family", ["mistral-window", "phi3-longrope"])
 def test_doctor_says_from_which_length_turns_run_cold(family: str) -> None:
-    check = doctor._model(tiny.loaded(family))
+    check = model_check(tiny.loaded(family))
     assert check.state is State.WARNING
     assert f"more than {tiny.WINDOW_TOKENS} tokens run cold" in check.advice
     assert tiny.LIMITED[family] in check.found
 
 
 def test_doctor_calls_a_model_without_limits_fit() -> None:
-    check = doctor._model(tiny.loaded("llama"))
+    check = model_check(tiny.loaded("llama"))
     assert (check.state, check.advice) == (State.OK, "")
 
 
@@ -113,7 +113,7 @@ def test_doctor_calls_a_model_without_limits_fit() -> None:
 def test_doctor_blames_for_another_answer_what_can_cause_it(
     codec: str, dtype: torch.dtype, state: State, word: str
 ) -> None:
-    found, advice = doctor._of_another_answer(codec, dtype)
+    found, advice = of_another_answer(codec, dtype)
     assert found is state
     assert word in advice
 
@@ -121,6 +121,6 @@ def test_doctor_blames_for_another_answer_what_can_cause_it(
 def test_doctor_misses_a_chat_template() -> None:
     model = tiny.build("llama")
     tokenizer = type(tiny.tokenizer())(tokenizer_object=tiny.tokenizer().backend_tokenizer, eos_token="<|im_end|>")
-    check = doctor._model(prepare(model, tokenizer, "tiny"))
+    check = model_check(prepare(model, tokenizer, "tiny"))
     assert check.state is State.WARNING
     assert "no chat template" in check.found
