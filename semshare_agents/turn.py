@@ -40,7 +40,6 @@ from semshare_agents.match.words import TokenTexts
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.retained import retained
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.stock import StockRun
 from semshare_agents.model.text import TextStream
@@ -51,6 +50,7 @@ from semshare_agents.observe.report import computed_again, exact_frontier, make_
 from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
+from semshare_agents.retain.run import retained
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features

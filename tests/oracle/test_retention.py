@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.kv.buffer import BufferPool
-from semshare_agents.model.retained import RetainedRun
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun
 from semshare_agents.retain import POLICIES, Retention, TailWatch, kept_positions, layer_shares
+from semshare_agents.retain.run import RetainedRun
 from tests import tiny
 
 TOKENS = 120
