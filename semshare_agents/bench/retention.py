@@ -14,10 +14,10 @@ from semshare_agents.bench.fidelity import agreement, forced_logits, kl_mean, ro
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.retained import RetainedRun, retained
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.tokenise import clean_messages, tokenise
 from semshare_agents.retain import Retention
+from semshare_agents.retain.run import RetainedRun, retained
 from semshare_agents.values import Ints
 
 

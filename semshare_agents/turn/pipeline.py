@@ -25,18 +25,18 @@ from semshare_agents.memory import Memory
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.retained import retained
 from semshare_agents.model.run import RowRun, Run, Step
 from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
 from semshare_agents.model.tokenise import check_length, tokenise_text
-from semshare_agents.model.watch import TailWatch
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.observe.report import computed_again, make_report, saved
 from semshare_agents.registry import NewTurn
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
 from semshare_agents.retain import Retention
+from semshare_agents.retain.run import retained
+from semshare_agents.retain.watch import TailWatch
 from semshare_agents.reuse.kinds import exact_frontier, unchanged
 from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import used_rows, without

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.model.retained import RetainedRun
 from semshare_agents.operate.audit import audit
 from semshare_agents.retain import POLICIES
+from semshare_agents.retain.run import RetainedRun
 from semshare_agents.store.disk import DiskStore
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.state import Prefilled

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.kv.buffer import BufferPool
-from semshare_agents.model.retained import RetainedRun
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun
-from semshare_agents.model.watch import TailWatch
 from semshare_agents.retain import POLICIES, Retention, kept_positions, layer_shares
+from semshare_agents.retain.run import RetainedRun
+from semshare_agents.retain.watch import TailWatch
 from tests import tiny
 
 TOKENS = 120

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semshare_agents.kv import packing
+from semshare_agents.kv import layout, packing
 from semshare_agents.kv.layout import (
     KVLayout,
     beside_tokens,
@@ -129,6 +131,18 @@ def test_an_answers_tokens_follow_what_is_retained(int8: bool) -> None:
         assert torch.equal(keys[:, :, 2:], fresh.expand(1, 2, more, 5))
         assert torch.allclose(keys[0, 0, 1], made(8)[1, 0, 0, 5], rtol=0.01)
         assert torch.allclose(values[0, 1, 0], made(8)[1, 1, 1, 1], rtol=0.01)
+
+
+AXES = re.compile(
+    r"\(layers, 2,|(tokens|capacity), head_dim|\[:, :, :|\.shape\[3\]|index_(select|copy_)\(|\[\w+, [01]\]\["
+)
+
+
+def test_no_other_folder_knows_the_axes() -> None:
+    package = Path(layout.__file__).parents[1]
+    others = [path for path in package.rglob("*.py") if "kv" not in path.relative_to(package).parts]
+    assert len(others) > 100
+    assert [str(path) for path in others if AXES.search(path.read_text())] == []
 
 
 def test_the_old_place_of_packings_warns_and_has_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

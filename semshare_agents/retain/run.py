@@ -14,8 +14,8 @@ from semshare_agents.kv.retained import RetainedLayer
 from semshare_agents.model.attention import RowPass
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun, Run, Step
-from semshare_agents.model.watch import TailWatch
-from semshare_agents.retain import Retention, kept_positions
+from semshare_agents.retain.select import Retention, kept_positions
+from semshare_agents.retain.watch import TailWatch
 
 
 class RetainedRun(Run):
