@@ -13,6 +13,7 @@ import torch
 
 from semshare_agents.doctor.check import Check, State
 from semshare_agents.errors import SemShareError
+from semshare_agents.kv.layout import tokens_of
 from semshare_agents.kv.packing import make_packing
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.model.loading import LoadedModel
@@ -80,7 +81,7 @@ def tier_checks(settings: Settings, loaded: LoadedModel) -> list[Check]:
 
 
 def _speed(name: str, store: BlockStore, kv: torch.Tensor, fingerprint: str) -> Check:
-    infos = [BlockInfo(uuid4().hex, fingerprint, kv.shape[3]) for _ in range(SPEED_BLOCKS)]
+    infos = [BlockInfo(uuid4().hex, fingerprint, tokens_of(kv)) for _ in range(SPEED_BLOCKS)]
     start = time.perf_counter()
     for info in infos:
         store.put(info, kv)

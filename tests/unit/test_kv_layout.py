@@ -146,9 +146,9 @@ def test_no_other_folder_knows_the_axes() -> None:
 
 
 def test_the_old_place_of_packings_warns_and_has_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "semshare_agents.kv.packing", raising=False)
+    monkeypatch.delitem(sys.modules, "semshare_agents.store.packing", raising=False)
     with pytest.warns(DeprecationWarning, match=r"import semshare_agents\.kv\.packing"):
-        old = importlib.import_module("semshare_agents.kv.packing")
+        old = importlib.import_module("semshare_agents.store.packing")
     assert {name: getattr(old, name) for name in old.__all__} == {n: getattr(packing, n) for n in packing.__all__}
-    base = importlib.import_module("semshare_agents.kv.packing.base")
+    base = importlib.import_module("semshare_agents.store.packing.base")
     assert base.Packing is packing.Packing
