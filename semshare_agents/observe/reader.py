@@ -14,22 +14,19 @@ if TYPE_CHECKING:
 
 
 class ServedModel(Protocol):
-    """The model that answers.
-
-    Attributes:
-        name: What it was loaded from.
-        context_tokens: The longest prompt and answer.
-        tokenizer: A transformers tokenizer; None for a model that is none.
-    """
+    """The model that answers."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102 - see the attributes
+    def name(self) -> str:
+        """What it was loaded from."""
 
     @property
-    def context_tokens(self) -> int: ...  # noqa: D102
+    def context_tokens(self) -> int:
+        """The longest prompt and answer."""
 
     @property
-    def tokenizer(self) -> Any: ...  # noqa: D102
+    def tokenizer(self) -> Any:
+        """A transformers tokenizer; None where the model has none."""
 
 
 class Stored(Protocol):

@@ -119,6 +119,12 @@ def test_what_is_named_exists(page: Path) -> None:
         assert os.access(ROOT / script, os.X_OK), script
 
 
+def test_benchmarks_are_listed() -> None:
+    told = (ROOT / "benchmarks" / "README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").iterdir() if path.is_file()} - {"README.md"}
+    assert set(re.findall(r"`(\w+\.py|run_all)`", told)) == scripts
+
+
 def test_architecture_names_every_module() -> None:
     told = (ROOT / "docs" / "architecture.md").read_text()
     package = ROOT / "semshare_agents"
