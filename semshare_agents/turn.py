@@ -49,6 +49,7 @@ from semshare_agents.registry import Registry
 from semshare_agents.request import NO_RECOMPUTE, NO_ROTATION, RANDOM_MAP, ZERO_KV, Request
 from semshare_agents.retain import Retention, TailWatch
 from semshare_agents.reuse.assemble import assemble, fills, infos
+from semshare_agents.reuse.certain import FIRST_SPREADS, LATER_SPREADS, finished, settled, spread_of
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
@@ -239,7 +240,9 @@ class Turns:
             plan = cold_plan(len(prompt), impossible, self._cold(len(prompt)))
         run = self._run(len(prompt) + room)
         try:
-            alignment, plan, logits, misses = await self._computed(scope, request, prompt, alignment, plan, run, clock)
+            alignment, plan, logits, misses = await self._computed(
+                scope, request, prompt, alignment, plan, run, constraint, clock
+            )
             if scope is not NOWHERE and not await self.unchanged(scope):
                 # KV of before beside rows of after would be neither's.
                 alignment, plan = Alignment.empty(len(prompt)), cold_plan(len(prompt), CHANGED, self._cold(len(prompt)))
@@ -359,7 +362,8 @@ class Turns:
             if plan.cold:
                 return plan
             drift = self.calibration.bound_kl(features(alignment, plan))
-            return replace(plan, drift_kl=drift * approximate_share(alignment, plan, request.sampling.max_new_tokens))
+            share = approximate_share(alignment, plan, request.sampling.max_new_tokens)
+            return replace(plan, drift_kl=drift * share, spread_logits=spread_of(drift) if chosen.certain else 0.0)
 
         with clock.stage("plan"):
             plan = await threads.work(plan_within, request.fidelity, alignment, settings, plan_of)
@@ -371,7 +375,15 @@ class Turns:
         return fast is None or key not in fast
 
     async def _computed(
-        self, scope: Scope, request: Request, prompt: Ints, alignment: Alignment, plan: Plan, run: Run, clock: Clock
+        self,
+        scope: Scope,
+        request: Request,
+        prompt: Ints,
+        alignment: Alignment,
+        plan: Plan,
+        run: Run,
+        constraint: Constraint | None,
+        clock: Clock,
     ) -> tuple[Alignment, Plan, torch.Tensor, int]:
         """Load, move and compute; blocks that cannot be served are counted and their tokens computed."""
         misses = 0
@@ -402,7 +414,8 @@ class Turns:
                 self.cost.saw_refusal()
             logits = await self.on_compute(run, clock.on_thread("compute", partial(self._all_rows, run, prompt)))
         else:
-            rows = partial(self._rows, run, prompt, alignment, plan)
+            sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
+            rows = partial(self._certain_rows, run, prompt, alignment, plan, sampler)
             plan, logits = await self.on_compute(run, clock.on_thread("compute", rows))
         return alignment, plan, logits, misses
 
@@ -452,6 +465,15 @@ class Turns:
         plan = replace(plan, rows=np.union1d(plan.rows, seen), required=np.union1d(plan.required, seen))
         return plan, run.prefill(prompt, np.union1d(seen, end), exact_frontier(alignment, plan))
 
+    def _certain_rows(
+        self, run: RowRun, prompt: Ints, alignment: Alignment, plan: Plan, sampler: Sampler
+    ) -> tuple[Plan, torch.Tensor]:
+        """Compute a plan's rows, and all others where drift could decide which token comes first."""
+        plan, logits = self._rows(run, prompt, alignment, plan)
+        run.spread_logits, exact = plan.spread_logits, run.exact
+        logits = settled(run, sampler, logits, FIRST_SPREADS)
+        return (plan if run.exact == exact else finished(plan, exact, len(prompt))), logits
+
     async def on_compute(self, run: Run, function: Callable[..., T], *arguments: object) -> T:
         """Run a function on the compute thread; when the caller is cancelled, end its forward and wait for that."""
         with self.idle.busy():
@@ -483,7 +505,8 @@ class Turns:
             if answer.finish_reason:
                 return
             run = prefilled.run
-            logits = await self.on_compute(run, clock.on_thread("first", partial(self.step, run, answer.tokens[-1])))
+            step = partial(self._certain_step, run, answer.tokens[-1], sampler)
+            logits = await self.on_compute(run, clock.on_thread("first", step))
 
     async def retain(self, prefilled: Prefilled) -> None:
         """Go on with the part of the KV that retention keeps; the rest is given back. Store the KV first."""
@@ -492,6 +515,10 @@ class Turns:
             return
         prefilled.run = await self.on_compute(run, retained, rows, run, self.retention, self.retention_int8)
         run.close()
+
+    def _certain_step(self, run: Run, token: int, sampler: Sampler) -> torch.Tensor:
+        """A step, and what else has to be computed before the next token is drawn."""
+        return settled(run, sampler, self.step(run, token), LATER_SPREADS)
 
     def step(self, run: Run, token: int) -> torch.Tensor:
         """Compute a token's row, and what else a step carries; returns the token's logits `(vocabulary,)`."""

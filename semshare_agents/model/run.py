@@ -58,6 +58,8 @@ class RowRun(Run):
         """Whether some of the KV is that of text which says much the same."""
         self.hurried = False
         """Whether steps carry as many rows behind the frontier as they may, until the turn is exact."""
+        self.spread_logits = 0.0
+        """By how much drift is predicted to move one logit against another; 0 where near ties are nobody's concern."""
         self.late: Ints = np.zeros(0, np.int64)
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
@@ -131,6 +133,17 @@ class RowRun(Run):
         out = self.forward(self._tokens[rows], rows)
         self.exact = reached if reached < self.length else self.length + 1
         self.length += 1
+        return out[-1]
+
+    def finish(self) -> torch.Tensor:
+        """Compute all rows behind the exact frontier again, the last one in any case.
+
+        Returns:
+            That one's logits `(vocabulary,)`: a cold run's.
+        """
+        where = np.arange(min(self.exact, self.length - 1), self.length)
+        out = self.forward(self._tokens[where], where)
+        self.exact, self.late = self.length, self.late[:0]
         return out[-1]
 
     def repair(self, rows: int) -> None:

@@ -1,0 +1,56 @@
+"""Near ties: where drift could decide which token a greedy answer takes, it may not.
+
+Drift of KL k moves the lead of one token's logit over another's by about `sqrt(2 k)`. A lead that is wide against what
+a turn is predicted to drift is trusted. In a narrow one all rows that are not a cold run's are computed, and the last
+one again, before the token is drawn: the turn is exact from there on. This is for turns that are exact soon anyway: it
+costs time to the first token where the first is nearly a tie; later ones only bring forward what the next steps carry.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from semshare_agents.model.generate import Sampler
+from semshare_agents.model.run import RowRun, Run
+from semshare_agents.values import Plan
+
+FIRST_SPREADS = 1.3
+"""The first token's lead is wide from here on, in spreads of the turn."""
+LATER_SPREADS = 4.0
+"""A later token's lead; drift of one token can be far from the answer's mean, and to be sure costs little here."""
+NEAR_TIE = "drift could decide which token comes first: every token after the exact ones is computed"
+
+
+def spread_of(bound_kl: float) -> float:
+    """By how much drift moves the lead of one token over another, in logits.
+
+    Args:
+        bound_kl: Mean KL that the turn's tokens are predicted to keep while it is approximate, in nats.
+    """
+    return math.sqrt(2 * bound_kl)
+
+
+def settled(run: Run, sampler: Sampler, logits: torch.Tensor, spreads: float) -> torch.Tensor:
+    """The logits from which a token may be drawn, `(vocabulary,)`: a cold run's where drift could decide which it is.
+
+    Args:
+        run: Holds the turn's KV.
+        sampler: Will draw the token.
+        logits: The last row's, shape `(vocabulary,)`.
+        spreads: From which lead on, in the run's spreads, they are taken as they are.
+    """
+    if not isinstance(run, RowRun) or not run.spread_logits or run.exact >= run.length:
+        return logits
+    return logits if sampler.lead(logits) >= spreads * run.spread_logits else run.finish()
+
+
+def finished(plan: Plan, exact: int, tokens: int) -> Plan:
+    """A plan of which all that follows the first `exact` of the prompt's tokens was computed in the end."""
+    rows = np.union1d(plan.rows, np.arange(exact, tokens))
+    reason = "; ".join(filter(None, (plan.reason, NEAR_TIE)))
+    done = replace(plan, rows=rows, required=rows, layer_shares=(), check_layer=-1, looks=(), reason=reason)
+    return replace(done, hurried=False, spread_logits=0.0, drift_kl=0.0)
