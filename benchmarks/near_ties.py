@@ -32,7 +32,7 @@ from semshare_agents.settings import load_settings
 from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import AUTO, Ints, Reuse, Sampling
 
-LIMITS = ((0.0, 0.0), (1.0, 3.0), (1.3, 3.0), (FIRST_SPREADS, LATER_SPREADS), (2.0, 3.0), (3.0, 3.0))
+LIMITS = ((0.0, 0.0), (1.0, 3.0), (1.3, 3.0), (1.6, 3.0), (FIRST_SPREADS, LATER_SPREADS), (3.0, 3.0), (4.0, 4.0))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def told(turns: Sequence[Turn]) -> str:
     lines = [
         f"{len(turns)} turns, {len(tokens)} tokens before they are exact; drift of KL k moves a lead by {ratio:.2f} "
         f"sqrt(2 k) (rms), half within {short[0]:.2f}, 90 % {short[1]:.2f}, 99 % {short[2]:.2f}",
-        "limits in spreads, first and later token: turns computed to the end at the first token, at a later one; with another answer",
+        "limits in spreads of the first and later tokens: turns computed to the end at the first token, at a later one; "
+        "turns with another answer",
     ]
     for first, later in LIMITS:
         outcomes = [turn.outcome(first, later) for turn in turns]

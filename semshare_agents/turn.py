@@ -505,7 +505,7 @@ class Turns:
             if answer.finish_reason:
                 return
             run = prefilled.run
-            step = partial(self._certain_step, run, answer.tokens[-1], sampler)
+            step = partial(self.certain_step, run, answer.tokens[-1], sampler)
             logits = await self.on_compute(run, clock.on_thread("first", step))
 
     async def retain(self, prefilled: Prefilled) -> None:
@@ -516,8 +516,8 @@ class Turns:
         prefilled.run = await self.on_compute(run, retained, rows, run, self.retention, self.retention_int8)
         run.close()
 
-    def _certain_step(self, run: Run, token: int, sampler: Sampler) -> torch.Tensor:
-        """A step, and what else has to be computed before the next token is drawn."""
+    def certain_step(self, run: Run, token: int, sampler: Sampler) -> torch.Tensor:
+        """A step, and what else has to be computed before `sampler` may draw the next token from its logits."""
         return settled(run, sampler, self.step(run, token), LATER_SPREADS)
 
     def step(self, run: Run, token: int) -> torch.Tensor:

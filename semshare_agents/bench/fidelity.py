@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.observe.drift import agreement, kl_mean
 from semshare_agents.turn import Turns
-from semshare_agents.values import Ints
+from semshare_agents.values import Ints, Sampling
 
 __all__ = ["agreement", "decoded_logits", "forced_logits", "kl_mean", "rouge_l"]
 
@@ -50,7 +51,7 @@ def forced_logits(run: Run, first: torch.Tensor, prompt_tokens: int, continuatio
 
 
 def decoded_logits(turns: Turns, run: Run, first: torch.Tensor, continuation: Ints) -> torch.Tensor:
-    """Logits along a given continuation, decoded step by step with all that a turn's steps carry.
+    """Logits along a given continuation, decoded step by step with all that a turn's steps carry, near ties included.
 
     Args:
         turns: Whose steps they are.
@@ -61,4 +62,5 @@ def decoded_logits(turns: Turns, run: Run, first: torch.Tensor, continuation: In
     Returns:
         `(tokens, vocabulary)`: the distributions each token was drawn from.
     """
-    return torch.stack([first, *(turns.step(run, int(token)) for token in continuation[:-1])])
+    greedy = Sampler(Sampling(), np.zeros(0, np.int64), first.device)
+    return torch.stack([first, *(turns.certain_step(run, int(token), greedy) for token in continuation[:-1])])
