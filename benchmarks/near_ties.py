@@ -106,8 +106,8 @@ def told(turns: Sequence[Turn]) -> str:
     lines = [
         f"{len(turns)} turns, {len(tokens)} tokens before they are exact; drift of KL k moves a lead by {ratio:.2f} "
         f"sqrt(2 k) (rms), half within {short[0]:.2f}, 90 % {short[1]:.2f}, 99 % {short[2]:.2f}",
-        "limits in spreads of the first and later tokens: turns computed to the end at the first token, at a later one; "
-        "turns with another answer",
+        "limits of the first and of later tokens, in spreads: turns computed to the end at the first token, at a later "
+        "one; turns with another answer",
     ]
     for first, later in LIMITS:
         outcomes = [turn.outcome(first, later) for turn in turns]
