@@ -363,7 +363,9 @@ class Turns:
                 return plan
             drift = self.calibration.bound_kl(features(alignment, plan))
             share = approximate_share(alignment, plan, request.sampling.max_new_tokens)
-            return replace(plan, drift_kl=drift * share, spread_logits=spread_of(drift) if chosen.certain else 0.0)
+            # An ablation shows what a broken part does to answers, and is not mended.
+            spread = spread_of(drift) if chosen.certain and not request.ablations else 0.0
+            return replace(plan, drift_kl=drift * share, spread_logits=spread)
 
         with clock.stage("plan"):
             plan = await threads.work(plan_within, request.fidelity, alignment, settings, plan_of)
