@@ -32,7 +32,7 @@ from semshare_agents.settings import load_settings
 from semshare_agents.turn import Prefilled, Turns
 from semshare_agents.values import AUTO, Ints, Reuse, Sampling
 
-LIMITS = ((0.0, 0.0), (1.0, 3.0), (1.3, 3.0), (1.6, 3.0), (FIRST_SPREADS, LATER_SPREADS), (3.0, 3.0), (4.0, 4.0))
+LIMITS = ((0.0, 0.0), (1.0, 4.0), (1.3, 4.0), (1.6, 4.0), (FIRST_SPREADS, LATER_SPREADS), (3.0, 4.0), (4.0, 4.0))
 
 
 @dataclass(frozen=True)
