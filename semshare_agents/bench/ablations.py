@@ -60,6 +60,9 @@ def damaged(pipeline: Pipeline, ablations: Collection[str]) -> Pipeline:
         ablations: Names among `ABLATIONS`.
     """
     planner, loader = pipeline.planner, pipeline.loader
+    if ablations:
+        # What a broken part does to answers is to be seen: no step mends it.
+        planner = replace(planner, settings=replace(planner.settings, may_hurry=False))
     if NO_RECOMPUTE in ablations:
         nothing = replace(planner.settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
         planner = replace(planner, settings=nothing)

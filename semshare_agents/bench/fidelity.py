@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import Run
 from semshare_agents.observe.drift import agreement, kl_mean
+from semshare_agents.reuse.certain import LATER_SPREADS, uncertain
 from semshare_agents.turn import Pipeline
-from semshare_agents.values import Ints
+from semshare_agents.values import Ints, Sampling
 
 __all__ = ["agreement", "decoded_logits", "forced_logits", "kl_mean", "rouge_l"]
 
@@ -50,7 +52,7 @@ def forced_logits(run: Run, first: torch.Tensor, prompt_tokens: int, continuatio
 
 
 def decoded_logits(pipeline: Pipeline, run: Run, first: torch.Tensor, continuation: Ints) -> torch.Tensor:
-    """Logits along a given continuation, decoded step by step with all that a turn's steps carry.
+    """Logits along a given continuation, decoded step by step with all that a turn's steps carry, near ties included.
 
     Args:
         pipeline: Whose steps they are.
@@ -61,4 +63,11 @@ def decoded_logits(pipeline: Pipeline, run: Run, first: torch.Tensor, continuati
     Returns:
         `(tokens, vocabulary)`: the distributions each token was drawn from.
     """
-    return torch.stack([first, *(run.compute(pipeline.next_step(run, int(token)))[-1] for token in continuation[:-1])])
+    greedy = Sampler(Sampling(), np.zeros(0, np.int64), first.device)
+    found = [first]
+    for token in continuation[:-1]:
+        logits = run.compute(pipeline.next_step(run, int(token)))[-1]
+        if run.by_rows is not None and uncertain(run, greedy, logits, LATER_SPREADS):
+            logits = run.compute(run.by_rows.rest())[-1]
+        found.append(logits)
+    return torch.stack(found)

@@ -271,7 +271,6 @@ class Memory:
         await self._retire(unused)
 
     async def _write_files(self, fingerprint: str, new: Sequence[NewBlock], owner: Owner) -> None:
-        await pins.refresh(self.registry, self.tiers)
         waiting = {**self._delayed, **{b.key: (BlockInfo(b.key, fingerprint, b.length), b.start, owner) for b in new}}
         if self.tiers.durable is not None and waiting:
             with self.tiers.leases.hold([block.key for block in new]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
@@ -64,17 +65,34 @@ class Sampler:
         Raises:
             InvalidSchemaError: the answer cannot be held to its constraint.
         """
-        if self._frequency_penalty and self._answered:
-            tokens = torch.tensor(list(self._answered), device=logits.device)
-            counts = torch.tensor(list(self._answered.values()), device=logits.device, dtype=torch.float32)
-            logits = logits.float().index_add(0, tokens, counts, alpha=-self._frequency_penalty)
-        if self._constraint is not None:
-            logits = self._constraint.narrow(logits)
-        token = self._drawn(logits)
+        token = self._drawn(self._allowed(logits))
         self._answered[token] += 1
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
+
+    @torch.inference_mode()
+    def lead(self, logits: torch.Tensor) -> float:
+        """By how much the likeliest token leads the next one as this call compares them; infinite where it samples.
+
+        Args:
+            logits: Those that `next` would draw from, shape `(vocabulary,)`; nothing is drawn.
+
+        Raises:
+            InvalidSchemaError: the answer cannot be held to its constraint.
+        """
+        if not self._greedy:
+            return math.inf
+        scores = self._processors(self._seen, self._allowed(logits)[None].float())
+        first, second = scores[0].topk(2).values.tolist()
+        return math.inf if second == -math.inf else float(first - second)
+
+    def _allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._frequency_penalty and self._answered:
+            tokens = torch.tensor(list(self._answered), device=logits.device)
+            counts = torch.tensor(list(self._answered.values()), device=logits.device, dtype=torch.float32)
+            logits = logits.float().index_add(0, tokens, counts, alpha=-self._frequency_penalty)
+        return logits if self._constraint is None else self._constraint.narrow(logits)
 
     def _drawn(self, logits: torch.Tensor) -> int:
         if self._greedy and not self._processors:

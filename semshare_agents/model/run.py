@@ -117,6 +117,8 @@ class RowRun(Run):
         """Whether some of the KV is that of text which says much the same."""
         self.hurried = False
         """Whether steps carry as many rows behind the frontier as they may, until the turn is exact."""
+        self.spread_logits = 0.0
+        """By how much drift is predicted to move one logit against another; 0 where near ties are nobody's concern."""
         self.late: Ints = np.zeros(0, np.int64)
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
@@ -182,6 +184,11 @@ class RowRun(Run):
         reached = min(self.exact + most_rows, self.length)
         rows = np.arange(self.exact, reached)
         return Step(self, self._tokens[rows], rows, self.length, reached)
+
+    def rest(self) -> Step:
+        """The step that computes all rows behind the exact frontier again, the last one in any case."""
+        rows = np.arange(min(self.exact, self.length - 1), self.length)
+        return Step(self, self._tokens[rows], rows, self.length, self.length, late=len(self.late))
 
     def compute(self, step: Step) -> torch.Tensor:
         """See `Run.compute`."""

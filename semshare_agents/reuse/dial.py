@@ -24,9 +24,9 @@ ANSWER_TOKENS = 32
 
 
 def soon_exact(alignment: Alignment) -> bool:
-    """Whether a turn with moved text is exact after a few tokens of its answer, if its steps carry all they can."""
-    moved = np.flatnonzero(alignment.kind == Kind.MOVED)
-    return len(moved) > 0 and len(alignment) - int(moved[0]) <= HURRIED_STEPS * LATE_STEP_ROWS
+    """Whether a turn that is not exact is so after a few tokens of its answer, if its steps carry all they can."""
+    approximate = np.flatnonzero(alignment.kind >= Kind.MOVED)
+    return len(approximate) > 0 and len(alignment) - int(approximate[0]) <= HURRIED_STEPS * LATE_STEP_ROWS
 
 
 def rungs(settings: PlanSettings, semantic: bool) -> Iterator[PlanSettings]:
@@ -70,8 +70,8 @@ def plan_within(
     """
     semantic = bool((alignment.kind == Kind.SEMANTIC).any())
     target = fidelity.target_of(semantic)
-    if fidelity == AUTO and not semantic and settings.may_hurry and soon_exact(alignment):
-        settings = replace(settings, hurried=True)
+    if target is not None and settings.may_hurry and soon_exact(alignment):
+        settings = replace(settings, hurried=fidelity == AUTO, certain=True)
     first = plan = plan_of(settings)
     exact_only = False
     for rung in rungs(settings, semantic):

@@ -40,6 +40,8 @@ class PlanSettings:
     """Whether the answer's first tokens may carry what is left, until the turn is exact."""
     hurried: bool = False
     """Whether they do."""
+    certain: bool = False
+    """Whether near ties are computed to the end; see `semshare_agents.reuse.certain`."""
 
 
 def cold_plan(tokens: int, reason: Reason | None, predicted_seconds: float = 0.0) -> Plan:

@@ -20,6 +20,7 @@ import torch
 
 from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine
+from semshare_agents.engine.engine import Within
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.memory import Memory
 from semshare_agents.messages.cleaning import clean_messages
@@ -37,6 +38,7 @@ from semshare_agents.request.request import Request
 from semshare_agents.retain import Retention
 from semshare_agents.retain.run import retained
 from semshare_agents.retain.watch import TailWatch
+from semshare_agents.reuse.certain import FIRST_SPREADS, LATER_SPREADS, finished, uncertain
 from semshare_agents.reuse.kinds import exact_frontier, unchanged
 from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
 from semshare_agents.reuse.plan import used_rows, without
@@ -193,7 +195,8 @@ class Pipeline:
                 prompt = await threads.work(self.output.prompt, messages, request.want)
             constraint = await threads.work(self.output.constraint, request.want, prompt)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
-        return Asked(replace(request, messages=messages), prompt, constraint, room)
+            sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
+        return Asked(replace(request, messages=messages), prompt, sampler, room)
 
     async def _matched(self, asked: Asked, clock: Clock) -> Matched:
         """Ask for the tenant's scope, hold the request to its limits, and find what of the prompt is stored."""
@@ -252,6 +255,9 @@ class Pipeline:
             missing = await self.loader.load(scope, alignment, used_rows(plan, alignment), rows, owner, within)
             if not missing:
                 plan, logits = await self._chosen_rows(matched, plan, rows, clock)
+                rows.spread_logits, exact, within = plan.spread_logits, rows.exact, partial(clock.stage, "compute")
+                logits = await self._settled(rows, matched.asked.sampler, logits, FIRST_SPREADS, within)
+                plan = plan if rows.exact == exact else finished(plan, exact, len(alignment))
                 return Filled(matched, plan, logits, misses)
             misses += len(missing)
             log.warning("%d stored blocks could not be served and count as misses", len(missing))
@@ -320,7 +326,7 @@ class Pipeline:
         sampling = asked.request.sampling
         decoder = Decoder(
             answer,
-            Sampler(sampling, asked.prompt, logits.device, asked.constraint),
+            asked.sampler,
             TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.want)),
             self.model.end_tokens,
             asked.room_tokens,
@@ -335,6 +341,18 @@ class Pipeline:
                 return
             step = self.next_step(prefilled.run, answer.tokens[-1])
             logits = (await engine.compute(step, within)).result[-1]
+            logits = await self._settled(prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
+
+    async def _settled(
+        self, run: Run, sampler: Sampler, logits: torch.Tensor, spreads: float, within: Within
+    ) -> torch.Tensor:
+        """The logits from which a token may be drawn: a cold run's where drift could decide which it is."""
+        rows = run.by_rows
+        if rows is None or not rows.spread_logits or rows.exact >= rows.length:
+            return logits
+        if await self.engine.call(partial(uncertain, run, sampler, logits, spreads), run, within):
+            logits = (await self.engine.compute(rows.rest(), within)).result[-1]
+        return logits
 
     def next_step(self, run: Run, token: int) -> Step:
         """The step that computes a token's row, and what else a step carries."""

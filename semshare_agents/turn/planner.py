@@ -10,6 +10,7 @@ from semshare_agents.match.lexicon import Lexicon
 from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.request.request import Request
+from semshare_agents.reuse.certain import spread_of
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.dial import approximate_share, plan_within
 from semshare_agents.reuse.drift import DEFAULTS, Calibration, features
@@ -68,7 +69,8 @@ class Planner:
             if plan.cold:
                 return plan
             drift = self.calibration.bound_kl(features(alignment, plan))
-            return replace(plan, drift_kl=drift * approximate_share(alignment, plan, request.sampling.max_new_tokens))
+            share = approximate_share(alignment, plan, request.sampling.max_new_tokens)
+            return replace(plan, drift_kl=drift * share, spread_logits=spread_of(drift) if chosen.certain else 0.0)
 
         plan = plan_within(request.fidelity, alignment, self.settings, plan_of)
         narrowed = model.support.reason if request.reuse.allows(Reuse.MOVED) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from semshare_agents.constrain.constraint import Constraint
+from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import Run
 from semshare_agents.request.request import Request
 from semshare_agents.store.tiers import Owner
@@ -25,13 +25,13 @@ class Asked:
     Attributes:
         request: What was asked for, messages cleaned.
         prompt: Token ids, shape `(tokens,)`.
-        constraint: What the answer is held to; None for nothing.
+        sampler: Will draw the answer's tokens.
         room_tokens: How many tokens may be generated.
     """
 
     request: Request
     prompt: Ints
-    constraint: Constraint | None
+    sampler: Sampler
     room_tokens: int
 
 

@@ -42,6 +42,7 @@ class Plan:
         required: Rows computed in every layer; equals `rows` for a static plan.
         looks: What is computed besides, as the prompt's end attends to it.
         hurried: Whether the answer's first tokens carry all that is left, until the turn is exact.
+        spread_logits: By how much drift is predicted to move one logit against another; 0 where near ties may stand.
         drift_kl: Mean KL to a cold run that the turn is predicted to keep, in nats.
     """
 
@@ -55,4 +56,5 @@ class Plan:
     required: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     looks: tuple[Look, ...] = ()
     hurried: bool = False
+    spread_logits: float = 0.0
     drift_kl: float = 0.0

@@ -29,6 +29,8 @@ class ReasonCode(StrEnum):
     """A full prefill is predicted to take less time."""
     FIDELITY = "fidelity"
     """The predicted drift is more than the fidelity asked for allows."""
+    NEAR_TIE = "near-tie"
+    """Drift could have decided which token a greedy answer begins with, so everything was computed."""
     WINDOW = "window"
     """Prompt and answer reach past the model's sliding window."""
     FACTS = "facts"

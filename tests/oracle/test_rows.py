@@ -136,6 +136,27 @@ def test_late_rows_are_computed_by_the_next_steps() -> None:
     assert run.exact == 5
 
 
+@pytest.mark.parametrize("exact", [0, 100, 296])
+def test_a_finished_run_is_a_cold_one(exact: int) -> None:
+    """From wherever its KV is wrong on; where all is right the last row alone is computed again."""
+    rows, ids = row_model("llama", torch.float32), prompt(5, 300)
+    expected, cache = stock(rows.model, ids)
+    run, prefilled = RowRun(rows, BufferPool(rows.layout, rows.device), len(ids)), len(ids) - 4
+    run.prefill(ids[:prefilled], np.arange(prefilled), exact)
+    run.buffer[:, :, :, exact:prefilled] *= -1
+    run.late = np.arange(exact, exact + 3)
+    for token in ids[prefilled:-1]:
+        run.step(int(token))
+    run.exact = min(run.exact, exact)
+    assert_close(run.compute(run.rest())[-1], expected[-2], torch.float32)
+    assert run.exact == run.length == len(ids) - 1
+    assert not len(run.late)
+    assert_close(run.step(int(ids[-1])), expected[-1], torch.float32)
+    for layer, kept in enumerate(cache.layers):
+        assert_close(run.buffer[layer, 0, :, : len(ids)], kept.keys[0], torch.float32)
+        assert_close(run.buffer[layer, 1, :, : len(ids)], kept.values[0], torch.float32)
+
+
 def farthest(family: str) -> int:
     """How far a family's keys may move: longrope turns all keys of longer sequences."""
     return tiny.WINDOW_TOKENS - 100 if family == "phi3-longrope" else 1000

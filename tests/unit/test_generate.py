@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,39 @@ def test_frequency_counts_in_the_answer_alone() -> None:
     logits[2], logits[9], logits[8] = 1.2, 1.0, 0.6
     sampler = Sampler(Sampling(frequency_penalty=0.5), np.asarray([2, 2, 9]), torch.device("cpu"))
     assert [sampler.next(logits) for _ in range(5)] == [2, 9, 2, 8, 9]
+
+
+def test_a_lead_is_what_greedy_decoding_compares() -> None:
+    logits = torch.zeros(50)
+    logits[2], logits[9], logits[8] = 1.2, 1.0, 0.5
+
+    def lead(**sampling: float) -> float:
+        return Sampler(Sampling(**sampling), np.asarray([1, 2]), torch.device("cpu")).lead(logits)  # type: ignore[arg-type]
+
+    assert lead() == pytest.approx(0.2)
+    assert lead(repetition_penalty=2.0) == pytest.approx(0.4), "9 leads 2, which is halved"
+    assert lead(temperature=1.0) == math.inf
+    sampler = Sampler(Sampling(frequency_penalty=0.5), np.asarray([1, 2]), torch.device("cpu"))
+    assert [sampler.next(logits), sampler.next(logits)] == [2, 9]
+    assert sampler.lead(logits) == pytest.approx(0.2), "both are half a logit less likely"
+    only = Sampler(Sampling(), np.asarray([1, 2]), torch.device("cpu"), Only(8))
+    assert only.lead(logits) == math.inf
+    assert only.next(logits) == 8
+
+
+class Only:
+    """A constraint that allows one token."""
+
+    def __init__(self, token: int):
+        self._token = token
+        self.complete = False
+
+    def narrow(self, logits: torch.Tensor) -> torch.Tensor:
+        """See `Constraint.narrow`."""
+        return logits.masked_fill(torch.arange(len(logits)) != self._token, -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """See `Constraint.accept`."""
 
 
 @pytest.mark.parametrize(
