@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from semshare_agents.errors import nearest
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.guarding import session_id
-from semshare_agents.registry.nearest import nearest
 
 COMPARED_NAMES = 5000
 """So many of the names used last are compared: a typing error is made in a name that one has just read."""

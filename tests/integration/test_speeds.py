@@ -20,13 +20,13 @@ from semshare_agents.doctor import Check, State
 from semshare_agents.doctor.model import speeds_check
 from semshare_agents.kv.packing import Packed
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.observe import delays
 from semshare_agents.observe.export import exported
 from semshare_agents.observe.reuse_map import turn_map
 from semshare_agents.reuse import measure, speeds
 from semshare_agents.reuse.speeds import Measurement, keep, kept, path_of
 from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
+from semshare_agents.timing import delays
 from semshare_agents.timing.clock import Clock
 from tests import tiny
 from tests.serving import serving

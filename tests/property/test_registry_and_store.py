@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from semshare_agents.operate import audit
 from semshare_agents.registry import NewBlock, Registry
-from semshare_agents.store import BlockInfo, DiskStore, audit
+from semshare_agents.store import BlockInfo, DiskStore
 from semshare_agents.testing.registries import FINGERPRINT, SIZE, block, turn
 
 TENANTS = ("one", "two")

@@ -14,7 +14,8 @@ import torch
 
 from semshare_agents.errors import SemShareError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.store import DiskStore, audit
+from semshare_agents.operate import audit
+from semshare_agents.store import DiskStore
 from tests import pipelines, tiny
 
 TENANTS = 4

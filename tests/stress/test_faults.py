@@ -16,8 +16,9 @@ import pytest
 from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import Metrics
+from semshare_agents.operate import audit
 from semshare_agents.registry import Registry
-from semshare_agents.store import DiskStore, audit, codec, disk
+from semshare_agents.store import DiskStore, codec, disk
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import user

@@ -18,9 +18,10 @@ import pytest
 import pytest_asyncio
 
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.operate import audit
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
-from semshare_agents.store import DiskStore, audit
+from semshare_agents.store import DiskStore
 from tests import pipelines, tiny
 from tests.stress.writer import KIND_OF, STEPS, opened, text_of
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from semshare_agents.operate import audit
 from semshare_agents.registry import Registry
-from semshare_agents.store import DiskStore, audit
+from semshare_agents.store import DiskStore
 from semshare_agents.store.disk import LEDGER
 from tests.forks import CONTEXT
 from tests.stress.soaker import DISK_BYTES, EVENT_ROWS, SEEN, run

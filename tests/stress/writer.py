@@ -22,8 +22,9 @@ import torch
 
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.memory import pins as pinning
+from semshare_agents.operate import audit
 from semshare_agents.registry import Registry
-from semshare_agents.store import DiskStore, Tiers, audit, codec, disk
+from semshare_agents.store import DiskStore, Tiers, codec, disk
 from semshare_agents.store.ledger import Ledger
 from tests import pipelines, tiny
 

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semshare_agents.observe import delays
 from semshare_agents.observe.report import saved
 from semshare_agents.reuse.colds import ColdRuns
 from semshare_agents.reuse.cost import DISK_FORGETS_SECONDS, CostModel, figures
 from semshare_agents.reuse.measure import measure, measured
 from semshare_agents.reuse.speeds import Measurement, Passes, Speeds, Times, all_kept, fitted, keep, kept, path_of
+from semshare_agents.timing import delays
 from semshare_agents.timing.delays import Timed, timed
 from tests import tiny
 

@@ -127,7 +127,6 @@ def test_what_leaves_ram_is_still_on_disk(tmp_path: Path) -> None:
         assert tiers.keep_fast(info(key), kv(i), 0)
     loaded = tiers.load([info("aa"), info("bb"), info("cc")])
     assert {k: float(v.mean()) for k, v in loaded.kv.items()} == {"aa": 0.0, "bb": 1.0}
-    assert loaded.slow == ("aa",)
     assert list(loaded.missing) == ["cc"]
     tiers.forget(["aa", "bb"])
     assert not tiers.anywhere("aa")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semshare_agents.errors import NotStoredError, PinError
-from semshare_agents.registry.nearest import nearest
+from semshare_agents.errors import NotStoredError, PinError, nearest
 from semshare_agents.values import BlockRef, Donor
 
 if TYPE_CHECKING:
