@@ -125,16 +125,14 @@ def test_benchmarks_are_listed() -> None:
     assert set(re.findall(r"`(\w+\.py|run_all)`", told)) == scripts
 
 
-def test_architecture_names_every_module() -> None:
+def test_architecture_is_a_page_and_names_rooms_that_are_there() -> None:
     told = (ROOT / "docs" / "architecture.md").read_text()
+    assert len(told.splitlines()) <= 150
     package = ROOT / "semshare_agents"
-    for path in package.rglob("*.py"):
-        parts = path.relative_to(package).parts
-        if path.name == "__init__.py" or parts[0] in ("bench", "cli", "testing", "evict"):
-            continue
-        if {"strategies", "packing", "migrations"} & set(parts):  # one way a file; the folder has the line
-            continue
-        assert path.name in told, f"docs/architecture.md does not mention {'/'.join(parts)}"
+    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", told)
+    assert len(named) > 10
+    for path in named:
+        assert (package / path).exists(), path
 
 
 def test_import_is_cheap() -> None:

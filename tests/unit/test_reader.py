@@ -58,7 +58,7 @@ def test_nobody_outside_reaches_through_the_stages() -> None:
 def _through(node: ast.AST) -> bool:
     return (
         isinstance(node, ast.Attribute)
-        and node.attr == "turns"
+        and node.attr == "pipeline"
         and isinstance(node.value, ast.Name | ast.Attribute)
         and (node.value.id if isinstance(node.value, ast.Name) else node.value.attr).strip("_") in ("llm", "self")
     )

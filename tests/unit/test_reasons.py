@@ -62,7 +62,7 @@ def test_a_turn_without_a_reason_is_not_counted() -> None:
 
 def test_labels_stay_and_are_documented() -> None:
     labels = "memory guard off nothing-stored not-similar nothing-left misses computed-again cold-is-faster fidelity"
-    assert set(ReasonCode) == {*labels.split(), "window", "facts", "model"}
+    assert set(ReasonCode) == {*labels.split(), "window", "facts", "model", "near-tie"}
     told = re.search(r"^\*\*Reasons\*\* are (.+?)\.\s", (ROOT / "docs" / "server.md").read_text(), re.M | re.S)
     assert told is not None
     assert set(re.findall(r"`([a-z-]+)`", told[1])) == set(ReasonCode)
