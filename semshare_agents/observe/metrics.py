@@ -34,7 +34,7 @@ REASONS = (
     (r"is computed again$", "computed-again"),
     (r"^reuse would take", "cold-is-faster"),
     (r"^the drift is predicted", "fidelity"),
-    (r"^drift could decide", "near-tie"),
+    (r"drift could decide", "near-tie"),
     (r"sliding window", "window"),
     (r"fact|changed", "facts"),
 )

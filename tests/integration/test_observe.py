@@ -22,6 +22,7 @@ from semshare_agents.observe.metrics import REASONS, Metrics, reason_word
 from semshare_agents.observe.observers import JsonLines
 from semshare_agents.observe.tracing import Tracing
 from semshare_agents.registry import DriftSample
+from semshare_agents.reuse.certain import NEAR_TIE
 from tests import tiny
 from tests.serving import serving
 
@@ -77,6 +78,8 @@ def test_guard_samples_become_a_histogram() -> None:
         ("reuse would take 1.00 s, a cold prefill 0.50 s", "cold-is-faster"),
         ("facts or wording differ from the most similar turn in 3% of the prompt; reuse would take 1.00 s", "facts"),
         ("the drift is predicted at up to 0.3 nats, more than strict allows", "fidelity"),
+        (NEAR_TIE, "near-tie"),
+        (f"the model turns its RoPE; {NEAR_TIE}", "near-tie"),
         ("narrowed to exact by the guard: mean KL 0.3 over 8 moved turns; nothing stored matches", "guard"),
         ("900 tokens reach past the model's sliding window of 400", "window"),
     ],
