@@ -13,7 +13,8 @@ from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.store import BlockInfo, BlockStore, Tier
-from semshare_agents.store.tiers import Leases, Owner
+from semshare_agents.store.holds import Leases
+from semshare_agents.store.loaded import Owner
 
 CLAIRVOYANT = "clairvoyant"
 """The name, in replays only, of the policy that knows the rest of the trace."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from semshare_agents.store.tiers import Departure, Tiers
+from semshare_agents.store.tier import Departure
+from semshare_agents.store.tiers import Tiers
 
 
 @dataclass(frozen=True)

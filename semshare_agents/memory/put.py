@@ -14,7 +14,8 @@ from semshare_agents.memory.blocks import fresh
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import NewBlock
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.tiers import Owner, Tiers
+from semshare_agents.store.loaded import Owner
+from semshare_agents.store.tiers import Tiers
 from semshare_agents.values import Scope
 
 log = logging.getLogger(__name__)

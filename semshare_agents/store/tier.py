@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -13,67 +13,7 @@ from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
 from semshare_agents.kv.packing import Packed
 from semshare_agents.store.base import BlockInfo, BlockStore
-
-
-class Leases:
-    """Counts who uses which block; leased blocks are never evicted."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._count: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, keys: Iterable[str]) -> Iterator[None]:
-        """Lease blocks for the length of a `with` block."""
-        held = list(keys)
-        with self._lock:
-            self._count.update(held)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count.subtract(held)
-                self._count += Counter()  # drops keys whose count is back to zero
-
-    def __contains__(self, key: object) -> bool:
-        with self._lock:
-            return key in self._count
-
-
-class Pins:
-    """Until when pinned blocks have to stay; read by all tiers, replaced as a whole."""
-
-    def __init__(self) -> None:
-        self._ends_at: Mapping[str, float] = {}
-
-    def replace(self, ends_at: Mapping[str, float]) -> None:
-        """From now on these blocks are pinned and no others.
-
-        Args:
-            ends_at: When the pin of each ends, in seconds on the tiers' clock.
-        """
-        self._ends_at = ends_at
-
-    def hold(self, key: str, at: float) -> bool:
-        """Whether a block is pinned at a time."""
-        ends_at = self._ends_at.get(key)
-        return ends_at is not None and at < ends_at
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a tier holds itself to besides its budget.
-
-    Attributes:
-        high: Share of the budget above which a sweep makes room.
-        low: Share down to which it does.
-        tenant_bytes: Most bytes of one tenant; None for no quota.
-    """
-
-    high: float = 1.0
-    low: float = 1.0
-    tenant_bytes: int | None = None
-
+from semshare_agents.store.holds import Leases, Limits
 
 ELSEWHERE = "elsewhere"
 

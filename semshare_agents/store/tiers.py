@@ -8,43 +8,22 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
 from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Pins, Tier
+from semshare_agents.store.holds import Leases, Pins
+from semshare_agents.store.loaded import NO_OWNER, Costs, Loaded, Owner, Read, Waiting
+from semshare_agents.store.tier import ELSEWHERE, Departure, Tier
 
 log = logging.getLogger(__name__)
 
 READERS = 4
 MOST_FORGOTTEN = 100_000
 """Keys that are remembered, so that a block on its way between tiers does not outlive its forgetting."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose a block is.
-
-    Attributes:
-        tenant: The tenant.
-        session: The conversation; empty for a stateless call.
-    """
-
-    tenant: str = ""
-    session: str = ""
-
-    def use(self, at: float) -> Use:
-        """A use by this owner. Session names are a tenant's own."""
-        return Use(at, f"{len(self.tenant)}|{self.tenant}|{self.session}" if self.session else "")
-
-
-NO_OWNER = Owner()
-Waiting = tuple[BlockInfo, int, Owner]
-"""A block that waits for its file, where its first token lies in its turn, and whose it is."""
 
 
 def _unpacked(packed: Packed) -> KV:
@@ -55,31 +34,6 @@ def _drained(waiting: deque[Departure]) -> Iterator[Departure]:
     with suppress(IndexError):  # another thread may take the last one
         while True:
             yield waiting.popleft()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Blocks read from the tiers.
-
-    Attributes:
-        kv: Blocks of KV by key.
-        missing: Keys that no tier could serve, with the reason.
-        unreadable: Those of `missing` that are there but could not be read now.
-    """
-
-    kv: Mapping[str, KV]
-    missing: Mapping[str, str]
-    unreadable: frozenset[str] = frozenset()
-
-
-class Costs(Protocol):
-    """What blocks are worth."""
-
-    def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
-        """What computing a block would take longer than loading it."""
-
-    def saw_disk(self, size_bytes: int, seconds: float) -> None:
-        """So much KV was read from the durable tier in one load."""
 
 
 class Tiers:
@@ -155,7 +109,7 @@ class Tiers:
         self._rise(rising, owner)
         return Loaded(found, missing, frozenset(unreadable))
 
-    def _tell(self, reads: Sequence[_Read]) -> None:
+    def _tell(self, reads: Sequence[Read]) -> None:
         """Say how fast the durable tier was; the wait for readers that were busy with other loads does not count."""
         durable = [read for read in reads if read.kv is not None and read.tier is not None and read.tier.store.durable]
         if durable and self.costs is not None:
@@ -169,7 +123,7 @@ class Tiers:
         except StoreError:
             return None
 
-    def _slow(self, info: BlockInfo) -> _Read:
+    def _slow(self, info: BlockInfo) -> Read:
         """A block, or why there is none and whether it may be there later."""
         reason, there, began = "gone from every tier", False, time.perf_counter()
         for tier in self.tiers:
@@ -180,8 +134,8 @@ class Tiers:
                 continue
             if packed is not None:
                 kv = _unpacked(packed)
-                return _Read("", True, kv, packed, tier, began, time.perf_counter())
-        return _Read(reason, there)
+                return Read("", True, kv, packed, tier, began, time.perf_counter())
+        return Read(reason, there)
 
     def touch(self, keys: Sequence[str], owner: Owner) -> None:
         """Blocks were used; the last one counts as used last."""
@@ -388,29 +342,3 @@ class Tiers:
     def close(self) -> None:
         """Stop the reader threads."""
         self._readers.shutdown(wait=True)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A block that was looked for in slow tiers.
-
-    Attributes:
-        reason: Why there is none; empty where there is one.
-        there: Whether it is there, or may be later.
-        kv: The block.
-        packed: The block as the tier has it.
-        tier: Where it was.
-        began: When reading it began, in seconds of one clock.
-        ended: When it was read.
-    """
-
-    reason: str
-    there: bool
-    kv: KV | None = None
-    packed: Packed | None = None
-    tier: Tier | None = None
-    began: float = 0.0
-    ended: float = 0.0
-
-
-__all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Pins", "Tier", "Tiers"]

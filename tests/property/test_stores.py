@@ -17,7 +17,7 @@ from semshare_agents.evict import LRU
 from semshare_agents.kv.packing import PACKINGS, Raw, make_packing
 from semshare_agents.kv.packing.bits import pack_bits, unpack_bits
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, codec
-from semshare_agents.store.tiers import Leases
+from semshare_agents.store.holds import Leases
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FINGERPRINT = "f" * 64

@@ -19,8 +19,8 @@ from semshare_agents.evict import make_policy
 from semshare_agents.security.encryption import Sealer
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, ledger
 from semshare_agents.store.disk import LEDGER
+from semshare_agents.store.holds import Leases
 from semshare_agents.store.ledger import Ledger
-from semshare_agents.store.tiers import Leases
 from tests.forks import CONTEXT
 
 BUDGET_BYTES = 20_000

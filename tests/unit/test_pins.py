@@ -17,7 +17,8 @@ from semshare_agents.memory.pins import check
 from semshare_agents.registry import PinnedBlock
 from semshare_agents.settings import load_settings
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.tiers import Leases, Limits, Owner
+from semshare_agents.store.holds import Leases, Limits
+from semshare_agents.store.loaded import Owner
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4
 FOREVER = float("inf")

@@ -15,7 +15,8 @@ from semshare_agents.evict import LRU, TTL, make_policy
 from semshare_agents.evict.base import NOBODY, Entry
 from semshare_agents.kv.packing import Packed
 from semshare_agents.store import BlockInfo, BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.tiers import Leases, Limits, Owner
+from semshare_agents.store.holds import Leases, Limits
+from semshare_agents.store.loaded import Owner
 
 BLOCK_BYTES = 2 * 2 * 1 * 4 * 4 * 4
 
