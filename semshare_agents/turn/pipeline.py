@@ -166,11 +166,10 @@ class Pipeline:
             try:
                 filled = await self._filled(matched, run, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
+                whose = await threads.work(unchanged, matched.asked.prompt, filled.matched.alignment, filled.plan)
             except BaseException:
                 run.close()
                 raise
-        prompt = matched.asked.prompt
-        whose = await threads.work(unchanged, prompt, filled.matched.alignment, filled.plan)
         return Prefilled(filled, whose, run, report, clock)
 
     async def _tokenised(self, request: Request, clock: Clock) -> Asked:
@@ -303,7 +302,7 @@ class Pipeline:
     async def _put(self, prefilled: Prefilled) -> TurnBlocks:
         """Keep the KV that a run has so far in the fastest tier with room; the registry does not know of it yet."""
         run = prefilled.run.by_rows
-        if run is None or not prefilled.request.store:
+        if run is None or not prefilled.request.store or prefilled.scope is NOWHERE:
             return NO_BLOCKS
         found = await blocks_of(self.memory.registry, prefilled, run, self.memory.spec.block_tokens)
         kept = await self.memory.put(prefilled.scope, run, found.blocks, prefilled.owner)
