@@ -137,9 +137,9 @@ def simulate(trace: Sequence[Visit], policy: str, budget_bytes: int, setup: Setu
             else:
                 worth = setup.cost.block_seconds(depth, size, setup.block_bytes)
                 tier.reserve(Entry(key, setup.block_bytes, depth, size, visit.tenant, worth), use)
-                tier.arrived(key)
+                tier.commit(key)
                 assert tier.used_bytes <= tier.budget_bytes
-        tier.departed.clear()
+        tier.let_go.clear()
     return Outcome(
         policy,
         hit,

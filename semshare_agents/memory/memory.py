@@ -276,7 +276,7 @@ class Memory:
             RegistryError: the database cannot be written.
             StoreError: a file cannot be removed.
         """
-        found, durable = evictions(self.tiers, self.tiers.departures()), self.tiers.durable
+        found, durable = evictions(self.tiers, self.tiers.evictions()), self.tiers.durable
         for why, keys in found.gone.items():
             await self._blocks.drop(keys, "evict", why)
         for why, tokens in found.demoted.items():

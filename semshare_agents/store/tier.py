@@ -19,7 +19,7 @@ ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
-class Departure:
+class Eviction:
     """A block that a tier let go.
 
     Attributes:
@@ -43,7 +43,7 @@ class Tier:
     The budget holds at every moment, in the books and in the store: room is made before a block is put, and a block for
     which no room can be made (everything else has to stay, or it is larger than the budget) is refused. Where several
     processes share the store the budget holds for their sum, as long as `store.held()` lasts from `reserve` to
-    `arrived`; a tenant's quota and what policies know count what this process stored or found described.
+    `commit`; a tenant's quota and what policies know count what this process stored or found described.
 
     Args:
         store: Where blocks go.
@@ -82,7 +82,7 @@ class Tier:
         self._used_bytes = 0
         self.pinned: Callable[[str, float], bool] = lambda key, at: False
         self._tenant_bytes: Counter[str] = Counter()
-        self.departed: deque[Departure] = deque()
+        self.let_go: deque[Eviction] = deque()
         self.evicted: Counter[str] = Counter()
         self.evicted_bytes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -134,7 +134,7 @@ class Tier:
                     self._account(Entry(key, size), Use(self.clock()))
                 elif known is not None and size is None:
                     self._drop(key)
-                    self.departed.append(Departure(key, self.name, ELSEWHERE, known))
+                    self.let_go.append(Eviction(key, self.name, ELSEWHERE, known))
             yield
 
     def look(self) -> None:
@@ -175,7 +175,7 @@ class Tier:
     def reserve(self, entry: Entry, use: Use = NOBODY) -> bool:
         """Make room for a block and account for it; False where there is no room and nothing was changed.
 
-        It stays until `arrived` is called, once the store has it or never will.
+        It stays until `commit` is called, once the store has it or never will.
 
         Raises:
             StoreError: what had to go cannot be deleted.
@@ -197,7 +197,7 @@ class Tier:
             self._coming.add(entry.key)
             return True
 
-    def arrived(self, key: str, size_bytes: int | None = None) -> bool:
+    def commit(self, key: str, size_bytes: int | None = None) -> bool:
         """A block that was reserved is in the store, or never will be; whether it is still wanted there.
 
         Args:
@@ -241,7 +241,7 @@ class Tier:
             entry = self._entries[key]
             self.evicted[reason] += 1
             self.evicted_bytes[reason] += entry.size_bytes
-            self.departed.append(Departure(key, self.name, reason, entry, block))
+            self.let_go.append(Eviction(key, self.name, reason, entry, block))
             self._drop(key)
 
     def _drop(self, key: str) -> None:

@@ -17,7 +17,7 @@ from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.holds import Leases, Pins
 from semshare_agents.store.loaded import NO_OWNER, Costs, Loaded, Owner, Read, Waiting
-from semshare_agents.store.tier import ELSEWHERE, Departure, Tier
+from semshare_agents.store.tier import ELSEWHERE, Eviction, Tier
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def _unpacked(packed: Packed) -> KV:
     return packing_of(packed).unpack(packed)
 
 
-def _drained(waiting: deque[Departure]) -> Iterator[Departure]:
+def _drained(waiting: deque[Eviction]) -> Iterator[Eviction]:
     with suppress(IndexError):  # another thread may take the last one
         while True:
             yield waiting.popleft()
@@ -61,8 +61,8 @@ class Tiers:
         self.slowest.pinned = self.pins.hold
         self.costs: Costs | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
-        self._rising: set[Future[None]] = set()
-        self._departures: deque[Departure] = deque()
+        self._promoting: set[Future[None]] = set()
+        self._evictions: deque[Eviction] = deque()
         self._forgotten: dict[str, None] = {}
         self._unwritten: set[str] = set()
 
@@ -106,7 +106,7 @@ class Tiers:
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
         # What comes first in a turn counts as used last: nothing after it is of use without it.
         self.touch([i.key for i in reversed(infos) if i.key in found], owner)
-        self._rise(rising, owner)
+        self._promote_later(rising, owner)
         return Loaded(found, missing, frozenset(unreadable))
 
     def _tell(self, reads: Sequence[Read]) -> None:
@@ -142,12 +142,12 @@ class Tiers:
         for tier in self.tiers:
             tier.touch(keys, owner.use(tier.clock()))
 
-    def _rise(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
+    def _promote_later(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         """Copy blocks up, when what waits for them has them: deepest first, so that heads count as used last."""
         if blocks and self.fast is not None:
             task = self._readers.submit(self._promote, self.fast, blocks[::-1], owner)
-            self._rising.add(task)
-            task.add_done_callback(self._rising.discard)
+            self._promoting.add(task)
+            task.add_done_callback(self._promoting.discard)
 
     def _promote(self, fast: Tier, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         for tier, info, packed in blocks:
@@ -162,9 +162,9 @@ class Tiers:
 
     def settle(self) -> None:
         """Wait until what was read has moved up."""
-        wait(list(self._rising))
+        wait(list(self._promoting))
 
-    def keep_fast(
+    def put_fast(
         self,
         info: BlockInfo,
         kv: KV | Packed,
@@ -204,7 +204,7 @@ class Tiers:
         fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
         return next((packed for packed in fast if packed is not None), None)
 
-    def keep_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+    def put_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
 
         Raises:
@@ -229,7 +229,7 @@ class Tiers:
             kv = self.in_memory(info)
             if kv is not None and not delayed:
                 try:
-                    written += [key] if self.keep_durable(info, kv, depth, owner) else []
+                    written += [key] if self.put_durable(info, kv, depth, owner) else []
                     kv = None
                 except StoreError as e:
                     log.warning("blocks stay in memory until they can be written: %s", e)
@@ -254,25 +254,25 @@ class Tiers:
                 if not tier.reserve(entry, use):
                     return False
                 size = tier.store.put(info, packed)
-                if not tier.arrived(info.key, size):
+                if not tier.commit(info.key, size):
                     tier.store.delete(info.key)  # forgotten meanwhile
         except StoreError:
             tier.failures["write"] += 1
-            tier.arrived(info.key)
+            tier.commit(info.key)
             with suppress(StoreError):
                 tier.forget([info.key])
             raise
         finally:
-            self._hand_down(tier)
+            self._demote_evicted(tier)
         if info.key in self._forgotten:  # on its way
             tier.forget([info.key])
             return False
         return True
 
-    def _hand_down(self, tier: Tier) -> None:
+    def _demote_evicted(self, tier: Tier) -> None:
         """Let slower tiers have what a tier let go; what expired is not wanted there."""
         below = self.tiers[self.tiers.index(tier) + 1 :]
-        for gone in _drained(tier.departed):
+        for gone in _drained(tier.let_go):
             if gone.reason == ELSEWHERE:
                 # Its row is gone with its file: what still had it must not bring it back.
                 self.forget([gone.key])
@@ -280,11 +280,11 @@ class Tiers:
             block = gone.block
             if block is not None and gone.reason != "ttl" and not any(gone.key in t for t in below):
                 for lower in below:
-                    if self._sink(lower, *block, gone):
+                    if self._demote(lower, *block, gone):
                         break
-            self._departures.append(replace(gone, block=None))
+            self._evictions.append(replace(gone, block=None))
 
-    def _sink(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Departure) -> bool:
+    def _demote(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Eviction) -> bool:
         entry = replace(gone.entry, size_bytes=tier.store.size_bytes(packed))
         try:
             return self._put(tier, info, packed, entry, Use(tier.clock()))
@@ -296,7 +296,7 @@ class Tiers:
         """Hold every tier to lowered budgets and quotas."""
         for tier in self.tiers:
             tier.trim()
-            self._hand_down(tier)
+            self._demote_evicted(tier)
 
     def sweep(self) -> None:
         """Let go what expired, and make room above the watermarks, so that storing need not wait for it."""
@@ -306,11 +306,11 @@ class Tiers:
             except StoreError as e:
                 tier.failures["write"] += 1
                 log.warning("%s keeps what should go: %s", tier.name, e)
-            self._hand_down(tier)
+            self._demote_evicted(tier)
 
-    def departures(self) -> list[Departure]:
+    def evictions(self) -> list[Eviction]:
         """What tiers let go since this was last asked; a block may still be in another tier."""
-        return list(_drained(self._departures))
+        return list(_drained(self._evictions))
 
     def taken(self, keys: Sequence[str]) -> list[str]:
         """Those of keys that were put into the durable tier and are there no longer, whoever let them go.
@@ -322,7 +322,7 @@ class Tiers:
         if tier is None or not keys:
             return []
         tier.look()
-        self._hand_down(tier)
+        self._demote_evicted(tier)
         return [key for key in keys if key not in tier]
 
     def anywhere(self, key: str) -> bool:

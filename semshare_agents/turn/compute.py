@@ -12,11 +12,11 @@ from semshare_agents.engine import Engine
 from semshare_agents.engine.engine import Within
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import RowRun, Run
-from semshare_agents.retain import TailWatch
+from semshare_agents.retain import TailObserver
 from semshare_agents.reuse.certain import FIRST_SPREADS, finished, uncertain
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.kinds import exact_frontier
-from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
+from semshare_agents.reuse.look import gathered, gathering_layers, observation_window, seen_rows
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Alignment, Ints, Kind, Plan
 
@@ -78,8 +78,8 @@ class Computing:
 
         What late looks choose, and that end once more, is left to the first decoding steps.
         """
-        looking = viewers(plan.rows, len(prompt))
-        observer = TailWatch(len(prompt) - looking, gathering_layers(self.layers)) if plan.looks else None
+        looking = observation_window(plan.rows, len(prompt))
+        observer = TailObserver(len(prompt) - looking, gathering_layers(self.layers)) if plan.looks else None
         frontier = exact_frontier(alignment, plan)
         step = run.part(prompt, plan.rows, frontier, narrowing(plan), plan.check_layer, observer)
         took = await self.engine.compute(step, self.within)
@@ -92,7 +92,7 @@ class Computing:
         end = np.arange(len(prompt) - looking, len(prompt))
         late = seen_rows([look for look in plan.looks if look.late], attention)
         if len(late):
-            run.late = np.union1d(late, end)
+            run.deferred = np.union1d(late, end)
         seen = seen_rows([look for look in plan.looks if not look.late], attention)
         if not len(seen):
             return plan, logits

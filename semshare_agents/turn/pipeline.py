@@ -117,7 +117,7 @@ class Pipeline:
         """
         prefilled = await self.prefill(request, clock)
         answer = Answer(sampled_tokens=self._sampled_tokens(prefilled))
-        parted = self.output.calls(request.want, prefilled.prompt)
+        parted = self.output.calls(request.response, prefilled.prompt)
         content, stored, turn_id = "", None, None
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
@@ -179,8 +179,8 @@ class Pipeline:
                 encoder = bool(self.model.model.config.is_encoder_decoder)
                 prompt = await threads.work(tokenise_text, self.model.tokenizer, messages, encoder)
             else:
-                prompt = await threads.work(self.output.prompt, messages, request.want)
-            constraint = await threads.work(self.output.constraint, request.want, prompt)
+                prompt = await threads.work(self.output.prompt, messages, request.response)
+            constraint = await threads.work(self.output.constraint, request.response, prompt)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
             sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
         return Asked(replace(request, messages=messages), prompt, sampler, room)
@@ -260,7 +260,7 @@ class Pipeline:
         decoder = Decoder(
             answer,
             asked.sampler,
-            TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.want)),
+            TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.response)),
             self.model.end_tokens,
             asked.room_tokens,
         )
