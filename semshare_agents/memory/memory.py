@@ -26,7 +26,7 @@ from semshare_agents.memory.put import put_blocks
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import Forgotten, NewBlock, NewTurn, Pin, Registry
-from semshare_agents.registry.keeping import KeptBlock
+from semshare_agents.registry.eviction import StoredBlock
 from semshare_agents.settings import Settings
 from semshare_agents.store.base import BlockInfo
 from semshare_agents.store.tiers import Loaded, Owner, Tiers, Waiting
@@ -373,7 +373,7 @@ class Memory:
         await threads.store(self.tiers.close)
 
 
-def _describe(tiers: Tiers, blocks: Sequence[KeptBlock]) -> None:
+def _describe(tiers: Tiers, blocks: Sequence[StoredBlock]) -> None:
     for block in blocks:
         use = Owner(block.tenant, block.session).use(block.used_at)
         for tier in tiers.tiers:
