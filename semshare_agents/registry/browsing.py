@@ -1,4 +1,4 @@
-"""What people look at: sessions, turns of one tenant, and a turn with its tokens."""
+"""What people look at: turns and sessions, what was said in them, and counts over all."""
 
 from __future__ import annotations
 
@@ -58,27 +58,7 @@ class Browsing(Part):
         Raises:
             SealedError: they are encrypted with a key that is not given.
         """
-        query = (
-            select(
-                t.turns.c.id,
-                t.turns.c.created_at,
-                t.turns.c.reuse_class,
-                t.turns.c.prompt_tokens,
-                t.turns.c.exact_tokens,
-                t.turns.c.depth,
-                t.turns.c.ttft_seconds,
-                t.turns.c.predicted_cold_seconds,
-                t.turns.c.answer,
-                t.turns.c.report,
-                t.sessions.c.name.label("session"),
-                t.tenants.c.name.label("tenant"),
-            )
-            .join(t.scopes, t.scopes.c.id == t.turns.c.scope_id)
-            .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
-            .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
-            .order_by(t.turns.c.id.desc())
-            .limit(limit)
-        )
+        query = _turns().add_columns(t.turns.c.depth, t.turns.c.answer).order_by(t.turns.c.id.desc()).limit(limit)
         async with self.database.reading() as c:
             return [SimpleNamespace(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
@@ -159,40 +139,20 @@ class Browsing(Part):
 
     async def statistics(self) -> dict[str, Any]:
         """Counts and sums over the whole registry."""
+        kind, tokens, size = t.events.c.kind, t.events.c.tokens, t.blocks.c.size_bytes
         async with self.database.reading() as c:
-            by_class = {
-                row.reuse_class: {
-                    "turns": row.turns,
-                    "prompt_tokens": row.prompt,
-                    "ttft_seconds": row.ttft,
-                    "predicted_cold_seconds": row.cold,
-                }
-                for row in await c.execute(
-                    select(
-                        t.turns.c.reuse_class,
-                        func.count().label("turns"),
-                        func.sum(t.turns.c.prompt_tokens).label("prompt"),
-                        func.sum(t.turns.c.ttft_seconds).label("ttft"),
-                        func.sum(t.turns.c.predicted_cold_seconds).label("cold"),
-                    ).group_by(t.turns.c.reuse_class)
-                )
-            }
-            reused = {
-                row.kind: row.tokens
-                for row in await c.execute(
-                    select(t.events.c.kind, func.sum(t.events.c.tokens).label("tokens")).group_by(t.events.c.kind)
-                )
-            }
-            count = (await c.execute(select(func.count(), func.coalesce(func.sum(t.blocks.c.size_bytes), 0)))).one()
+            by_class = [dict(row._mapping) for row in await c.execute(_turns_by_class())]
+            by_kind = (await c.execute(select(kind, func.sum(tokens).label("tokens")).group_by(kind))).all()
+            blocks, block_bytes = (await c.execute(select(func.count(), func.coalesce(func.sum(size), 0)))).one()
             sessions = (await c.execute(select(func.count()).select_from(t.sessions))).scalar_one()
             tenants = (await c.execute(select(func.count()).select_from(t.tenants))).scalar_one()
         return {
             "tenants": tenants,
             "sessions": sessions,
-            "turns": by_class,
-            "tokens_by_event": reused,
-            "blocks": count[0],
-            "block_bytes": int(count[1]),
+            "turns": {figures.pop("reuse_class"): figures for figures in by_class},
+            "tokens_by_event": {row.kind: row.tokens for row in by_kind},
+            "blocks": blocks,
+            "block_bytes": int(block_bytes),
         }
 
     async def drift_of(self, tenant: str) -> list[dict[str, Any]]:
@@ -256,3 +216,14 @@ def _turns() -> Select[Any]:
         .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
         .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
     )
+
+
+def _turns_by_class() -> Select[Any]:
+    turns = t.turns.c
+    return select(
+        turns.reuse_class,
+        func.count().label("turns"),
+        func.sum(turns.prompt_tokens).label("prompt_tokens"),
+        func.sum(turns.ttft_seconds).label("ttft_seconds"),
+        func.sum(turns.predicted_cold_seconds).label("predicted_cold_seconds"),
+    ).group_by(turns.reuse_class)

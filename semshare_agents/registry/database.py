@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, insert, or_
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, insert, or_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -23,6 +23,7 @@ from semshare_agents.registry.name_keys import NameKeys
 from semshare_agents.security.encryption import Sealer
 
 T = TypeVar("T")
+AnyRow = Row[*tuple[Any, ...]]
 
 
 class Database:

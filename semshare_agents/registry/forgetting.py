@@ -14,16 +14,14 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import NotStoredError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.database import Part
+from semshare_agents.registry.database import AnyRow, Part
 from semshare_agents.registry.erasure import note
 from semshare_agents.registry.naming import missing
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)

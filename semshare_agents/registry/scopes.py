@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, literal, select, update
+from sqlalchemy import Connection, and_, insert, literal, select, update
 
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.database import Part
+from semshare_agents.registry.database import AnyRow, Part
 from semshare_agents.registry.erasure import NEWEST_ACT
 from semshare_agents.registry.naming import ensure_tenant
 from semshare_agents.values import Scope
@@ -20,8 +19,6 @@ OTHER_KEY = (
     "its names are of another key (names.key in the home, or the setting names_key), of another pool or of an earlier "
     "version; with the key of then they are found again"
 )
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 class Scopes(Part):
