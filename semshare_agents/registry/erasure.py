@@ -86,7 +86,7 @@ async def note(
         c: The transaction.
         names: Keys the digests.
         tenant: Whose.
-        sessions: Those touched; empty for turns without one, None for the whole tenant.
+        sessions: Names of those touched; an empty one for turns without a session, None for the whole tenant.
         keys: Blocks that were dropped.
         erased: Whether nothing is left to be done for it.
     """

@@ -49,7 +49,7 @@ class Registry(Scopes, Finding, Writing, Forgetting, Erasure, Pinning, Eviction,
             url: An async SQLAlchemy URL.
             timeout_seconds: How long a server may take to answer.
             upgrade: Whether a database of an older schema version may be upgraded: nothing else uses it.
-            event_rows: Most rows of the log of events, and of the guard's samples; the oldest go first.
+            event_rows: Most rows of the log of events, and of drift samples; the oldest go first.
             names_key: Keys all names, 32 bytes; with another one nothing is found.
             pools: Tenants that reuse one another's KV, by the pool's name; a tenant is in one at most.
             sealer: Encrypts texts and token ids; None for one without keys.
