@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from semshare_agents.background.work import IdleWork
 from semshare_agents.errors import SemShareError
 from semshare_agents.model.run import RowRun
-from semshare_agents.store.tiers import Owner
+from semshare_agents.store.loaded import Owner
 from semshare_agents.turn.blocks import exact_blocks
 from semshare_agents.turn.load import Loader
 from semshare_agents.values import Scope

@@ -13,7 +13,7 @@ from semshare_agents.engine import Priority
 from semshare_agents.engine.engine import Within
 from semshare_agents.kv.layout import fill
 from semshare_agents.model.run import RowRun
-from semshare_agents.store.tiers import NO_OWNER, Owner
+from semshare_agents.store.loaded import NO_OWNER, Owner
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.load import Loader
 from semshare_agents.values import Alignment, Ints, Scope

@@ -13,7 +13,8 @@ from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.store import BlockInfo, BlockStore, Tier
-from semshare_agents.store.tiers import Leases, Owner
+from semshare_agents.store.holds import Leases
+from semshare_agents.store.loaded import Owner
 
 CLAIRVOYANT = "clairvoyant"
 """The name, in replays only, of the policy that knows the rest of the trace."""
@@ -136,9 +137,9 @@ def simulate(trace: Sequence[Visit], policy: str, budget_bytes: int, setup: Setu
             else:
                 worth = setup.cost.block_seconds(depth, size, setup.block_bytes)
                 tier.reserve(Entry(key, setup.block_bytes, depth, size, visit.tenant, worth), use)
-                tier.arrived(key)
+                tier.commit(key)
                 assert tier.used_bytes <= tier.budget_bytes
-        tier.departed.clear()
+        tier.let_go.clear()
     return Outcome(
         policy,
         hit,

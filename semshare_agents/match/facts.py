@@ -7,10 +7,10 @@ module finds prompt tokens whose KV may know another fact than the prompt. Doubt
 1. **Compared.** Each passage (a line, or a sentence of a long one) is laid beside the donor text that its tokens were
    matched to. It is *changed* where a fact word (`semshare_agents.match.words`) is on one side only, where the facts
    of like wording stand in another order, and where like wording has another word at all.
-2. **Widened.** A changed passage is doubtful as a whole, as are the question and passages that mention, in rare words,
-   what a changed passage is about.
+2. **Widened.** A changed passage is invalidated as a whole, as are the question and passages that mention, in rare
+   words, what a changed passage is about.
 3. **Asked for.** Rewording hides changes that no comparison of words can see, so passages that share rare words with
-   the question, or have the kind of fact it asks for, are doubtful in any semantic match.
+   the question, or have the kind of fact it asks for, are invalidated in any semantic match.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KIND_BONUS = 1.0
 
 
 @dataclass(frozen=True)
-class FactGuard:
+class FactCheck:
     """How much is computed for the sake of facts.
 
     Attributes:
@@ -60,9 +60,9 @@ class FactGuard:
     most_changed: float = 0.6
 
 
-GUARDS: dict[str, FactGuard | None] = {
-    "strict": FactGuard(most_changed=0.0),
-    "balanced": FactGuard(wary=False, denials=False, mention_share=0.1, question_share=0.2, most_changed=0.0),
+FACT_CHECKS: dict[str, FactCheck | None] = {
+    "strict": FactCheck(most_changed=0.0),
+    "balanced": FactCheck(wary=False, denials=False, mention_share=0.1, question_share=0.2, most_changed=0.0),
     "fast": None,
 }
 """Protection by name, most first. `strict` and `balanced` refuse semantic matches as soon as one passage is changed:
@@ -70,11 +70,11 @@ what follows an old fact knows it, and computing the passages that say so is not
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Invalidated:
     """What must not be served from a donor.
 
     Attributes:
-        tokens: Doubtful prompt positions, ascending, shape `(doubtful,)`.
+        tokens: Doubtful prompt positions, ascending, shape `(invalidated,)`.
         changed: Share of the prompt in passages whose facts differ, in [0, 1].
     """
 
@@ -82,29 +82,33 @@ class Doubt:
     changed: float
 
 
-def guarded(prompt: Ints, alignment: Alignment, question_tokens: int, texts: TokenTexts, guard: FactGuard) -> Alignment:
-    """An alignment that marks what is doubtful, and that has no semantic matches where too much is.
+def facts_checked(
+    prompt: Ints, alignment: Alignment, question_tokens: int, texts: TokenTexts, check: FactCheck
+) -> Alignment:
+    """An alignment that marks what is invalidated, and that has no semantic matches where too much is.
 
     Args:
         prompt: Token ids, shape `(tokens,)`.
         alignment: What was matched.
         question_tokens: Tokens at the prompt's end that hold the question.
         texts: The tokens' texts.
-        guard: How much protection.
+        check: How much protection.
     """
-    doubt = find_doubt(prompt, alignment, question_tokens, texts, guard)
+    doubt = find_invalidated(prompt, alignment, question_tokens, texts, check)
     semantic = alignment.kind == Kind.SEMANTIC
-    if doubt.changed > guard.most_changed and semantic.any():
+    if doubt.changed > check.most_changed and semantic.any():
         kind, donor, source = alignment.kind.copy(), alignment.donor.copy(), alignment.source.copy()
         kind[semantic], donor[semantic], source[semantic] = Kind.COMPUTED, -1, -1
         why = f"facts or wording differ from the most similar turn in {doubt.changed:.0%} of the prompt"
         refused = Reason(ReasonCode.FACTS, why)
         alignment = replace(alignment, kind=kind, donor=donor, source=source, refused=refused)
-    return replace(alignment, doubtful=doubt.tokens)
+    return replace(alignment, invalidated=doubt.tokens)
 
 
-def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: TokenTexts, guard: FactGuard) -> Doubt:
-    """Prompt tokens whose matched KV may know another fact; arguments as in `guarded`.
+def find_invalidated(
+    prompt: Ints, alignment: Alignment, question_tokens: int, texts: TokenTexts, check: FactCheck
+) -> Invalidated:
+    """Prompt tokens whose matched KV may know another fact; arguments as in `facts_checked`.
 
     Time is linear in the prompt and its donors.
     """
@@ -112,11 +116,11 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
     reused = (alignment.kind == Kind.MOVED) | (alignment.kind == Kind.SEMANTIC)
     mask = np.zeros(tokens, np.bool_)
     if not reused.any() or _one_text(alignment):
-        return Doubt(np.zeros(0, np.int64), 0.0)
+        return Invalidated(np.zeros(0, np.int64), 0.0)
     text = read(texts.of(prompt))
     asked = text.passage(max(0, tokens - question_tokens))
     question = text.inside(asked, len(text.starts) - 1)
-    changed = _changed(prompt, text, alignment, texts, replace(guard, denials=guard.denials or _yes_or_no(question)))
+    changed = _changed(prompt, text, alignment, texts, replace(check, denials=check.denials or _yes_or_no(question)))
     semantic = bool((alignment.kind == Kind.SEMANTIC).any())
     for index in changed:
         mask[text.starts[index] : text.starts[index + 1]] = True
@@ -128,11 +132,11 @@ def find_doubt(prompt: Ints, alignment: Alignment, question_tokens: int, texts: 
         if changed:
             mask[int(text.starts[asked]) :] = True
             about = {w.stem for i in changed for w in topic(text.inside(i, i + 1)) if _is_rare(w.stem, weight)}
-            spread.take(range(changed[0] + 1, asked), about, weight, part * guard.mention_share)
+            spread.take(range(changed[0] + 1, asked), about, weight, part * check.mention_share)
         wanted = {w.stem for w in topic(question)}
         begin = 0 if semantic else changed[0]
-        spread.take(range(begin, asked), wanted, weight, part * guard.question_share, _kind_asked(question))
-    return Doubt(np.flatnonzero(mask & reused), share)
+        spread.take(range(begin, asked), wanted, weight, part * check.question_share, _kind_asked(question))
+    return Invalidated(np.flatnonzero(mask & reused), share)
 
 
 def _one_text(alignment: Alignment) -> bool:
@@ -146,7 +150,7 @@ def _one_text(alignment: Alignment) -> bool:
 # --- passages against their donor's
 
 
-def _changed(prompt: Ints, text: Text, alignment: Alignment, texts: TokenTexts, guard: FactGuard) -> list[int]:
+def _changed(prompt: Ints, text: Text, alignment: Alignment, texts: TokenTexts, check: FactCheck) -> list[int]:
     """Passages whose facts differ from those of the donor text they were matched to."""
     others: dict[int, Text] = {}
     usual = _usual(text)
@@ -166,7 +170,7 @@ def _changed(prompt: Ints, text: Text, alignment: Alignment, texts: TokenTexts, 
         low = max(low, int(other.starts[other.passage(surely_low)]))
         high = min(high, int(other.starts[other.passage(surely_high) + 1]) - 1)
         loose = usual if (alignment.kind[a:b] == Kind.SEMANTIC).any() else None
-        if _differs(text.inside(index, index + 1), other, low, high, guard, loose):
+        if _differs(text.inside(index, index + 1), other, low, high, check, loose):
             changed.append(index)
     return changed
 
@@ -212,7 +216,7 @@ def _bridge(alignment: Alignment, a: int, b: int) -> tuple[int, int, int, int, i
     return (donor, low, high, low, high) if 0 <= high - low < BRIDGE_TOKENS and high < len(tokens) else None
 
 
-def _differs(mine: Sequence[Word], other: Text, low: int, high: int, guard: FactGuard, usual: set[str] | None) -> bool:
+def _differs(mine: Sequence[Word], other: Text, low: int, high: int, check: FactCheck, usual: set[str] | None) -> bool:
     """Whether a passage's facts differ from those of the donor text `[low, high]`.
 
     What the prompt says must be in the donor's passages around that text, and what the text says in the prompt: so
@@ -223,7 +227,7 @@ def _differs(mine: Sequence[Word], other: Text, low: int, high: int, guard: Fact
         other: The donor's text.
         low: First donor position beside the passage.
         high: Last donor position beside the passage.
-        guard: How much protection.
+        check: How much protection.
         usual: Words so frequent that loose wording adds and drops them at will, as it does with the names of those
             who speak; None where unlike wording is no match at all.
     """
@@ -233,15 +237,15 @@ def _differs(mine: Sequence[Word], other: Text, low: int, high: int, guard: Fact
     if alike < LIKE_WORDING:
         if usual is None:
             return False
-        denied = guard.denials and _negations(mine) != _negations(near)
+        denied = check.denials and _negations(mine) != _negations(near)
         told, were = ([w for w in words if w.hard and w.text not in usual] for words in (mine, near))
         return denied or _missing(told, wide) or _missing(were, mine)
     if _negations(mine) > _negations(wide) or _negations(near) > _negations(mine):
         return True
-    told, were = ([w for w in words if w.fact or guard.wary] for words in (mine, near))
-    if _missing(told, wide) or _missing([w for w in were if w.hard or guard.wary], mine):
+    told, were = ([w for w in words if w.fact or check.wary] for words in (mine, near))
+    if _missing(told, wide) or _missing([w for w in were if w.hard or check.wary], mine):
         return True
-    return (guard.wary or alike >= SAME_WORDING) and _in_order(told, near) != _in_order(were, mine)
+    return (check.wary or alike >= SAME_WORDING) and _in_order(told, near) != _in_order(were, mine)
 
 
 def _usual(text: Text) -> set[str]:

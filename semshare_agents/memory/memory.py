@@ -11,51 +11,29 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from threading import Event
 
 from semshare_agents.concurrency import threads
 from semshare_agents.concurrency.idle import Idle
 from semshare_agents.engine.engine import Within
 from semshare_agents.errors import RegistryError, SemShareError, StoreError
-from semshare_agents.kv.packing import Packing
 from semshare_agents.memory import pins
 from semshare_agents.memory.blocks import Blocks, fresh, unwritten
 from semshare_agents.memory.evictions import evictions
 from semshare_agents.memory.put import put_blocks
-from semshare_agents.model.loading import LoadedModel
+from semshare_agents.memory.spec import BlockSpec
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import Forgotten, NewBlock, NewTurn, Pin, Registry
-from semshare_agents.registry.eviction import StoredBlock
 from semshare_agents.settings import Settings
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.tiers import Loaded, Owner, Tiers, Waiting
+from semshare_agents.store.loaded import Loaded, Owner, Waiting
+from semshare_agents.store.tiers import Tiers
 from semshare_agents.values import Scope
 
 log = logging.getLogger(__name__)
 
 Replaced = Sequence[tuple[str, str]]
 """Pairs of keys `(short block, longer block that takes its place)`."""
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """Whose KV is kept, and how.
-
-    Attributes:
-        model: The model that computes it.
-        packing: How it is packed.
-        block_tokens: Tokens of a block.
-    """
-
-    model: LoadedModel
-    packing: Packing
-    block_tokens: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Under what KV is kept that the model computes as it is now; looking takes milliseconds."""
-        return self.packing.fingerprint(self.model.fingerprint)
 
 
 class Memory:
@@ -298,7 +276,7 @@ class Memory:
             RegistryError: the database cannot be written.
             StoreError: a file cannot be removed.
         """
-        found, durable = evictions(self.tiers, self.tiers.departures()), self.tiers.durable
+        found, durable = evictions(self.tiers, self.tiers.evictions()), self.tiers.durable
         for why, keys in found.gone.items():
             await self._blocks.drop(keys, "evict", why)
         for why, tokens in found.demoted.items():
@@ -347,20 +325,6 @@ class Memory:
 
     # --- opening and closing
 
-    async def hold_to_limits(self, settings: Settings) -> None:
-        """Let policies know what was found on disk, and let go what lowered budgets and quotas no longer hold.
-
-        Raises:
-            PinError: what is pinned exceeds a quota or a budget.
-        """
-        tiers = self.tiers
-        await threads.work(_describe, tiers, await self.registry.kept_blocks())
-        pinned = [block for block in await self.registry.pinned_blocks() if block.key in tiers.slowest]
-        pins.check(pinned, settings, tiers.slowest.size_of)
-        await pins.refresh(self.registry, tiers)
-        await threads.store(tiers.trim)
-        await self.settle()
-
     async def aclose(self) -> None:
         """Finish writing, put on record what tiers let go last, and close registry and tiers."""
         await self.flush()
@@ -371,10 +335,3 @@ class Memory:
             log.warning("rows of blocks that are gone stay until they are missed: %s", e)
         await self.registry.close()
         await threads.store(self.tiers.close)
-
-
-def _describe(tiers: Tiers, blocks: Sequence[StoredBlock]) -> None:
-    for block in blocks:
-        use = Owner(block.tenant, block.session).use(block.used_at)
-        for tier in tiers.tiers:
-            tier.describe(block.key, block.start, block.length, block.tenant, tiers.seconds, use)

@@ -14,7 +14,8 @@ from semshare_agents.memory.blocks import fresh
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import NewBlock
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.tiers import Owner, Tiers
+from semshare_agents.store.loaded import Owner
+from semshare_agents.store.tiers import Tiers
 from semshare_agents.values import Scope
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,9 @@ def _put(
     block = replace(block, size_bytes=kv.nbytes)
     info = BlockInfo(block.key, scope.fingerprint, block.length)
     try:
-        if tiers.keep_fast(info, kv, block.start, owner, until_written=True):
+        if tiers.put_fast(info, kv, block.start, owner, until_written=True):
             return block
-        if tiers.keep_durable(info, kv, block.start, owner):
+        if tiers.put_durable(info, kv, block.start, owner):
             return replace(block, durable=True)
     except StoreError as e:
         log.warning("a block is not kept: %s", e)

@@ -24,7 +24,7 @@ CPU_GROUP_ROWS = 64
 GPU_GROUP_ROWS = 4096
 GROUP_GAP = 512
 
-Watch = Callable[["RowPass", torch.Tensor, torch.Tensor, float | None], None]
+AttentionObserver = Callable[["StepBatch", torch.Tensor, torch.Tensor, float | None], None]
 """`(pass, queries, keys, factor of the scores)`, as `rows_attention` gets them."""
 
 
@@ -46,7 +46,7 @@ class RowGroup:
 
 
 @dataclass
-class RowPass:
+class StepBatch:
     """The rows of one forward pass and how they attend; narrowed between layers where a plan asks for it.
 
     Attributes:
@@ -54,7 +54,7 @@ class RowPass:
         groups: Partition of the rows.
         where: The same positions as a tensor on the model's device.
         stop: Once set, the pass ends with `ForwardStopped` before its next layer.
-        watch: Called with every layer's queries and keys; see `Watch`.
+        observer: Called with every layer's queries and keys; see `AttentionObserver`.
         layer: The layer whose keys and values were last written.
     """
 
@@ -62,7 +62,7 @@ class RowPass:
     groups: list[RowGroup]
     where: torch.Tensor
     stop: Event | None = None
-    watch: Watch | None = None
+    observer: AttentionObserver | None = None
     layer: int = -1
 
     @property
@@ -111,7 +111,7 @@ def rows_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    row_pass: RowPass | None = None,
+    step_batch: StepBatch | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a pass's rows over the whole buffer, registered with transformers as `semshare_rows`.
@@ -126,16 +126,16 @@ def rows_attention(
         attention_mask: Unused; causality follows from the rows' positions.
         scaling: Factor of the scores; None for `head_dim ** -0.5`.
         softcap: Bound of the scores (Gemma 2); None for none.
-        row_pass: The rows.
+        step_batch: The rows.
 
     Returns:
         `(1, rows, heads, head_dim)` and no weights.
     """
-    assert row_pass is not None, "the semshare attention runs under RowModel.forward only"
+    assert step_batch is not None, "the semshare attention runs under RowModel.forward only"
     batch, heads, rows, dim = query.shape
     kv_heads = heads_of(key)
     out = torch.empty(batch, rows, heads, dim, device=query.device, dtype=query.dtype)
-    for group in row_pass.groups:
+    for group in step_batch.groups:
         seen = min(group.keys, tokens_of(key))  # fewer than stand before the rows where only a part is kept
         k, v = take(key, 0, seen), take(value, 0, seen)
         q, count = take(query, group.first, group.last), group.last - group.first
@@ -150,8 +150,8 @@ def rows_attention(
                 part = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
             part = part.view(batch, heads, count, dim)
         out[:, group.first : group.last] = part.transpose(1, 2)
-    if row_pass.watch is not None:
-        row_pass.watch(row_pass, query, key, scaling)
+    if step_batch.observer is not None:
+        step_batch.observer(step_batch, query, key, scaling)
     return out, None
 
 
@@ -176,17 +176,17 @@ def _softcapped(
 
 
 def attended(
-    row_pass: RowPass, query: torch.Tensor, key: torch.Tensor, scaling: float | None, rows: int
+    step_batch: StepBatch, query: torch.Tensor, key: torch.Tensor, scaling: float | None, rows: int
 ) -> torch.Tensor:
-    """What the last `rows` of a pass attend to; arguments as a `Watch` gets them.
+    """What the last `rows` of a pass attend to; arguments as a `AttentionObserver` gets them.
 
     Returns:
         The mean attention that each key of each KV head gets, `(kv_heads, keys)`, float32.
     """
-    keys, dim = int(row_pass.rows[-1]) + 1, query.shape[-1]
+    keys, dim = int(step_batch.rows[-1]) + 1, query.shape[-1]
     q = query[0, :, -rows:].reshape(heads_of(key), -1, dim).float()
     scores = q @ take(key, 0, keys)[0].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
-    where = row_pass.where[-rows:].repeat(q.shape[1] // rows)
+    where = step_batch.where[-rows:].repeat(q.shape[1] // rows)
     scores.masked_fill_(torch.arange(keys, device=key.device)[None] > where[:, None], float("-inf"))
     return scores.softmax(-1).mean(1)
 

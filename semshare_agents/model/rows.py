@@ -16,11 +16,11 @@ import torch
 from transformers.cache_utils import Cache
 
 from semshare_agents.kv.layout import KV, KVLayout, beside_tokens, gather, layer_of, put, scatter
-from semshare_agents.model.attention import ATTENTION, RowPass, Watch, group_rows
+from semshare_agents.model.attention import ATTENTION, AttentionObserver, StepBatch, group_rows
 from semshare_agents.model.caching import cache_name
 from semshare_agents.values import Ints
 
-Narrow = Callable[[int, torch.Tensor], torch.Tensor | None]
+RowPruning = Callable[[int, torch.Tensor], torch.Tensor | None]
 """`(layer, deviation of the layer's rows) -> indices of the rows kept above that layer, or None for all`."""
 
 
@@ -33,15 +33,15 @@ class ScatterCache(Cache):  # type: ignore[misc]
 
     Args:
         buffer: KV of what the rows may see, with room for theirs.
-        row_pass: The rows being computed.
-        watch: Layers whose deviation from what the buffer held before is kept in `deviation`.
+        step_batch: The rows being computed.
+        check_layer: Layers whose deviation from what the buffer held before is kept in `deviation`.
     """
 
-    def __init__(self, buffer: KV, row_pass: RowPass, watch: int = -1):
+    def __init__(self, buffer: KV, step_batch: StepBatch, check_layer: int = -1):
         super().__init__(layers=[])
         self.buffer = buffer
-        self.row_pass = row_pass
-        self.watch = watch
+        self.step_batch = step_batch
+        self.check_layer = check_layer
         self.deviation: torch.Tensor | None = None
 
     def update(
@@ -50,11 +50,11 @@ class ScatterCache(Cache):  # type: ignore[misc]
         """Scatter a layer's fresh keys and values; returns all that the buffer has of that layer."""
         held = layer_of(self.buffer, layer_idx)
         fresh = key_states, value_states
-        rows = self.row_pass
+        rows = self.step_batch
         if rows.stop is not None and rows.stop.is_set():
             raise ForwardStopped
         rows.layer = layer_idx
-        if layer_idx == self.watch:
+        if layer_idx == self.check_layer:
             keys, values = (_deviation(*each, rows.where) for each in zip(held, fresh, strict=True))
             self.deviation = keys + values
         contiguous = rows.contiguous
@@ -67,7 +67,7 @@ class ScatterCache(Cache):  # type: ignore[misc]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the pass's first row."""
-        return int(self.row_pass.rows[0])
+        return int(self.step_batch.rows[0])
 
 
 def _deviation(held: torch.Tensor, fresh: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -120,10 +120,10 @@ class RowModel:
         with self.attention(self._stock_attention):
             yield self.model
 
-    def row_pass(self, rows: Ints) -> RowPass:
+    def step_batch(self, rows: Ints) -> StepBatch:
         """Prepare a pass over `rows`, ascending positions of shape `(rows,)`."""
         groups = group_rows(rows, self.heads_per_kv, self.device, self.dtype)
-        return RowPass(rows, groups, torch.as_tensor(rows, device=self.device))
+        return StepBatch(rows, groups, torch.as_tensor(rows, device=self.device))
 
     @torch.inference_mode()
     def forward(
@@ -132,10 +132,10 @@ class RowModel:
         rows: Ints,
         buffer: KV,
         logits: int = 1,
-        narrow: Narrow | None = None,
-        watch: int = -1,
+        prune: RowPruning | None = None,
+        check_layer: int = -1,
         stop: Event | None = None,
-        attention_watch: Watch | None = None,
+        observer: AttentionObserver | None = None,
     ) -> torch.Tensor:
         """Compute rows: their KV goes into the buffer, the last ones' logits are returned.
 
@@ -144,10 +144,10 @@ class RowModel:
             rows: Position of each row, ascending, shape `(rows,)`.
             buffer: Positions before a row must hold KV or be rows.
             logits: How many of the last rows to return logits for.
-            narrow: Called above the watched layer and every layer after it; see `Narrow`.
-            watch: Layer whose deviation from the buffer's earlier content is handed to `narrow`.
+            prune: Called above the watched layer and every layer after it; see `RowPruning`.
+            check_layer: Layer whose deviation from the buffer's earlier content is handed to `prune`.
             stop: Ends the pass early once set.
-            attention_watch: Sees every layer's queries and keys; see `Watch`.
+            observer: Sees every layer's queries and keys; see `AttentionObserver`.
 
         Returns:
             `(logits, vocabulary)`.
@@ -155,19 +155,19 @@ class RowModel:
         Raises:
             ForwardStopped: `stop` was set.
         """
-        row_pass = self.row_pass(rows)
-        row_pass.stop, row_pass.watch = stop, attention_watch
-        cache = ScatterCache(buffer, row_pass, watch)
-        with self._narrowing(row_pass, cache, narrow, watch):
-            return self.compute(token_ids, row_pass, cache, logits)
+        step_batch = self.step_batch(rows)
+        step_batch.stop, step_batch.observer = stop, observer
+        cache = ScatterCache(buffer, step_batch, check_layer)
+        with self._pruning(step_batch, cache, prune, check_layer):
+            return self.compute(token_ids, step_batch, cache, logits)
 
     @torch.inference_mode()
-    def compute(self, token_ids: Ints, row_pass: RowPass, cache: Cache, logits: int = 1) -> torch.Tensor:
+    def compute(self, token_ids: Ints, step_batch: StepBatch, cache: Cache, logits: int = 1) -> torch.Tensor:
         """Run the model over a pass's rows.
 
         Args:
             token_ids: Token of each row, shape `(rows,)`.
-            row_pass: The rows.
+            step_batch: The rows.
             cache: Takes the rows' keys and values, gives those that they may see.
             logits: How many of the last rows to return logits for.
 
@@ -183,37 +183,39 @@ class RowModel:
         with self.attention(ATTENTION):
             out = self.model(
                 input_ids=ids,
-                position_ids=row_pass.where[None],
+                position_ids=step_batch.where[None],
                 **{self.cache_name: cache},
                 attention_mask=mask,
                 use_cache=True,
                 logits_to_keep=logits,
-                row_pass=row_pass,
+                step_batch=step_batch,
             )
         result: torch.Tensor = out.logits[0]
         return result
 
     @contextmanager
-    def _narrowing(self, row_pass: RowPass, cache: ScatterCache, narrow: Narrow | None, watch: int) -> Iterator[None]:
+    def _pruning(
+        self, step_batch: StepBatch, cache: ScatterCache, prune: RowPruning | None, check_layer: int
+    ) -> Iterator[None]:
         """Hooks that drop rows between layers: each layer's inputs are cut to the rows still alive."""
-        if narrow is None:
+        if prune is None:
             yield
             return
-        alive = torch.arange(len(row_pass.rows), device=self.device)
+        alive = torch.arange(len(step_batch.rows), device=self.device)
 
         def cut(
             index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             nonlocal alive
             hidden = args[0] if args else kwargs["hidden_states"]
-            if index > watch >= 0:
+            if index > check_layer >= 0:
                 assert cache.deviation is not None
-                kept = narrow(index, cache.deviation[alive])
+                kept = prune(index, cache.deviation[alive])
                 if kept is not None:
                     alive, hidden = alive[kept], hidden[:, kept]
-                    row_pass.rows = row_pass.rows[kept.cpu().numpy()]
-                    row_pass.where = row_pass.where[kept]
-                    row_pass.groups = group_rows(row_pass.rows, self.heads_per_kv, self.device, self.dtype)
+                    step_batch.rows = step_batch.rows[kept.cpu().numpy()]
+                    step_batch.where = step_batch.where[kept]
+                    step_batch.groups = group_rows(step_batch.rows, self.heads_per_kv, self.device, self.dtype)
             kwargs = {k: self._cut_argument(k, v, alive) for k, v in kwargs.items() if k != "hidden_states"}
             return (hidden, *args[1:]), kwargs
 

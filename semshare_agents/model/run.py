@@ -11,8 +11,8 @@ import torch
 
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.kv.layout import KV
-from semshare_agents.model.attention import Watch
-from semshare_agents.model.rows import Narrow, RowModel
+from semshare_agents.model.attention import AttentionObserver
+from semshare_agents.model.rows import RowModel, RowPruning
 from semshare_agents.values import Ints
 
 
@@ -27,10 +27,10 @@ class Step:
         logits: Of how many of the last rows logits are wanted.
         length: The run's length once they are computed.
         exact: Its exact frontier then.
-        late: How many of its late rows are among them.
-        narrow: Drops rows between layers.
-        check_layer: Layer whose deviation `narrow` gets; -1 for none.
-        observer: Sees every layer's queries and keys; see `semshare_agents.model.rows.Watch`.
+        deferred: How many of its deferred rows are among them.
+        prune: Drops rows between layers.
+        check_layer: Layer whose deviation `prune` gets; -1 for none.
+        observer: Sees every layer's queries and keys; see `semshare_agents.model.rows.AttentionObserver`.
     """
 
     run: Run
@@ -39,10 +39,10 @@ class Step:
     length: int
     exact: int
     logits: int = 1
-    late: int = 0
-    narrow: Narrow | None = None
+    deferred: int = 0
+    prune: RowPruning | None = None
     check_layer: int = -1
-    observer: Watch | None = None
+    observer: AttentionObserver | None = None
 
 
 class Run(ABC):
@@ -94,8 +94,8 @@ class Run(ABC):
         """Give back what the run holds."""
 
 
-LATE_STEP_ROWS = 128
-"""Most late rows that one decoding step carries: an answer has to keep flowing."""
+DEFERRED_STEP_ROWS = 128
+"""Most deferred rows that one decoding step carries: an answer has to keep flowing."""
 
 
 class RowRun(Run):
@@ -119,7 +119,7 @@ class RowRun(Run):
         """Whether steps carry as many rows behind the frontier as they may, until the turn is exact."""
         self.spread_logits = 0.0
         """By how much drift is predicted to move one logit against another; 0 where near ties are nobody's concern."""
-        self.late: Ints = np.zeros(0, np.int64)
+        self.deferred: Ints = np.zeros(0, np.int64)
         """Rows that the next steps compute again, ascending; in this order parts do what one pass would."""
 
     @property
@@ -138,9 +138,9 @@ class RowRun(Run):
         prompt: Ints,
         rows: Ints,
         exact: int,
-        narrow: Narrow | None = None,
+        prune: RowPruning | None = None,
         check_layer: int = -1,
-        observer: Watch | None = None,
+        observer: AttentionObserver | None = None,
     ) -> Step:
         """The step that computes some rows of a prompt whose other rows lie in the buffer.
 
@@ -148,13 +148,13 @@ class RowRun(Run):
             prompt: Token ids, shape `(tokens,)`.
             rows: Positions to compute, ascending, shape `(rows,)`.
             exact: The exact frontier once they are computed.
-            narrow: Drops rows between layers.
-            check_layer: Layer whose deviation `narrow` gets.
+            prune: Drops rows between layers.
+            check_layer: Layer whose deviation `prune` gets.
             observer: Sees every layer's queries and keys.
         """
         self._tokens[: len(prompt)] = prompt
         return Step(
-            self, prompt[rows], rows, len(prompt), exact, narrow=narrow, check_layer=check_layer, observer=observer
+            self, prompt[rows], rows, len(prompt), exact, prune=prune, check_layer=check_layer, observer=observer
         )
 
     def whole(self, prompt: Ints) -> Step:
@@ -162,9 +162,9 @@ class RowRun(Run):
         return self.part(prompt, np.arange(len(prompt)), len(prompt))
 
     def next(self, token: int, repair_rows: int = 0) -> Step:
-        """The step that appends a token and, in the same pass, computes rows again: late ones, or some to repair.
+        """The step that appends a token and, in the same pass, computes rows again: deferred ones, or some to repair.
 
-        In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Late
+        In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Deferred
         rows go first.
 
         Args:
@@ -172,12 +172,12 @@ class RowRun(Run):
             repair_rows: Most rows behind the frontier computed besides the token's own; a hurried run takes more.
         """
         self._tokens[self.length] = token
-        late = self.late[:LATE_STEP_ROWS]
-        most = 0 if len(late) else LATE_STEP_ROWS if self.hurried else repair_rows
+        deferred = self.deferred[:DEFERRED_STEP_ROWS]
+        most = 0 if len(deferred) else DEFERRED_STEP_ROWS if self.hurried else repair_rows
         reached = min(self.exact + most, self.length)
-        rows = np.concatenate((late, np.arange(self.exact, reached), [self.length]))
+        rows = np.concatenate((deferred, np.arange(self.exact, reached), [self.length]))
         exact = reached if reached < self.length else self.length + 1
-        return Step(self, self._tokens[rows], rows, self.length + 1, exact, late=len(late))
+        return Step(self, self._tokens[rows], rows, self.length + 1, exact, deferred=len(deferred))
 
     def again(self, most_rows: int) -> Step:
         """The step that computes the next rows behind the exact frontier again, at least one."""
@@ -188,7 +188,7 @@ class RowRun(Run):
     def rest(self) -> Step:
         """The step that computes all rows behind the exact frontier again, the last one in any case."""
         rows = np.arange(min(self.exact, self.length - 1), self.length)
-        return Step(self, self._tokens[rows], rows, self.length, self.length, late=len(self.late))
+        return Step(self, self._tokens[rows], rows, self.length, self.length, deferred=len(self.deferred))
 
     def compute(self, step: Step) -> torch.Tensor:
         """See `Run.compute`."""
@@ -197,12 +197,12 @@ class RowRun(Run):
             step.rows,
             self.buffer,
             logits=step.logits,
-            narrow=step.narrow,
-            watch=step.check_layer,
+            prune=step.prune,
+            check_layer=step.check_layer,
             stop=self.stop,
-            attention_watch=step.observer,
+            observer=step.observer,
         )
-        self.length, self.exact, self.late = step.length, step.exact, self.late[step.late :]
+        self.length, self.exact, self.deferred = step.length, step.exact, self.deferred[step.deferred :]
         return out
 
     def prefill(self, prompt: Ints, rows: Ints, exact: int) -> torch.Tensor:

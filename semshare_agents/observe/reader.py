@@ -85,6 +85,6 @@ class Reader:
             InvalidSchemaError: the schema is malformed or not supported.
             ConfigurationError: that needs llguidance, which is not installed.
         """
-        from semshare_agents.request.output import Wanted
+        from semshare_agents.request.output import ResponseSpec
 
-        await asyncio.to_thread(self.output.constraint, Wanted(schema=schema))
+        await asyncio.to_thread(self.output.constraint, ResponseSpec(schema=schema))

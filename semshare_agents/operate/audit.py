@@ -30,9 +30,9 @@ class Audit:
         gone: Keys of rows whose file is not there.
         damaged: Keys of rows whose file is not the block they name, with what is wrong.
         orphans: Keys of files that no row names.
-        leftovers: Files that interrupted writes left aside.
+        temporary_files: Files that interrupted writes left aside.
         held: Keys of rows that say: only in the RAM of another process.
-        strays: Block files in a folder where nobody looks for them.
+        misplaced: Block files in a folder where nobody looks for them.
         unused: Keys of rows that no turn refers to.
         broken_links: Rows that link a turn or block that is not there.
         unerased: Acts of forgetting that were interrupted before the files were written anew.
@@ -43,9 +43,9 @@ class Audit:
     gone: tuple[str, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
     orphans: tuple[str, ...] = ()
-    leftovers: tuple[Path, ...] = ()
+    temporary_files: tuple[Path, ...] = ()
     held: tuple[str, ...] = ()
-    strays: tuple[Path, ...] = ()
+    misplaced: tuple[Path, ...] = ()
     unused: tuple[str, ...] = ()
     broken_links: int = 0
     unerased: int = 0
@@ -56,7 +56,7 @@ class Audit:
         Args:
             alone: Whether no other process runs: then nobody holds what `held` names.
         """
-        lists = (self.gone, self.damaged, self.orphans, self.leftovers, self.strays, self.unused)
+        lists = (self.gone, self.damaged, self.orphans, self.temporary_files, self.misplaced, self.unused)
         wrong = sum(map(len, lists)) + self.broken_links + self.unerased
         return wrong + (len(self.held) if alone else 0)
 
@@ -74,8 +74,8 @@ async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, 
         StoreError: a file cannot be read for reasons other than damage.
     """
     files = set(await asyncio.to_thread(_keys, store))
-    leftovers = await asyncio.to_thread(store.leftovers)
-    strays = await asyncio.to_thread(store.strays)
+    temporary_files = await asyncio.to_thread(store.temporary_files)
+    misplaced = await asyncio.to_thread(store.misplaced)
     held = set(await registry.foreign())
     rows = [info for info, durable in await registry.blocks() if durable]
     gone: list[str] = []
@@ -97,9 +97,9 @@ async def audit(registry: Registry, store: DiskStore, tell: Tell = lambda done, 
         gone=tuple(key for key in gone if key in named),
         damaged=tuple((key, problem) for key, problem in damaged if key in named),
         orphans=tuple(orphans),
-        leftovers=tuple(leftovers),
+        temporary_files=tuple(temporary_files),
         held=tuple(sorted(held)),
-        strays=tuple(strays),
+        misplaced=tuple(misplaced),
         unused=tuple(await registry.unused()),
         broken_links=await registry.broken_links(),
         unerased=await registry.unerased(),
@@ -123,7 +123,7 @@ async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
     """
     blocks = Blocks(registry, partial(_delete, store))
     # A stray may be what a row misses. Whether it is sound is for the next audit to say.
-    home = await asyncio.to_thread(_bring_home, store, found)
+    home = await asyncio.to_thread(_move_home, store, found)
     on_disk = await asyncio.to_thread(lambda: {key for key in found.held if store.path(key).exists()})
     await registry.made_durable(sorted(on_disk))
     lost = [key for key in found.held if key not in on_disk]
@@ -133,7 +133,7 @@ async def repair(registry: Registry, store: DiskStore, found: Audit) -> None:
     await blocks.drop(found.unused, "evict", "no turn uses it")
     await blocks.drop([key for key, _ in found.damaged], "miss", "its file was damaged")
     await blocks.delete(found.orphans)
-    await asyncio.to_thread(_unlink, found.leftovers)
+    await asyncio.to_thread(_unlink, found.temporary_files)
     if found.unerased:
         await registry.erase()
 
@@ -148,12 +148,12 @@ def _problem(store: DiskStore, info: BlockInfo) -> tuple[str, bool]:
     return problem, bool(problem) and store.path(info.key).exists()
 
 
-def _bring_home(store: DiskStore, found: Audit) -> set[str]:
-    """Move strays that rows miss to where they belong, delete the others; the keys of those moved."""
+def _move_home(store: DiskStore, found: Audit) -> set[str]:
+    """Move misplaced that rows miss to where they belong, delete the others; the keys of those moved."""
     wanted, moved = {*found.gone, *found.held}, set()
-    for path in found.strays:
+    for path in found.misplaced:
         key = path.stem
-        if key in wanted and store.bring_home(path):
+        if key in wanted and store.move_home(path):
             moved.add(key)
         else:
             path.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from semshare_agents.kv.packing import Packing, make_packing
 from semshare_agents.match.lexicon import Lexicon
 from semshare_agents.match.matchers import make_matcher
 from semshare_agents.memory import BlockSpec, Memory
-from semshare_agents.memory.recovery import recover
+from semshare_agents.memory.recovery import hold_to_limits, recover
 from semshare_agents.model.loading import LoadedModel, load
 from semshare_agents.model.runs import Runs
 from semshare_agents.observe.observers import Observer
@@ -42,7 +42,7 @@ from semshare_agents.security import name_key as keys
 from semshare_agents.security.encryption import Sealer, make_sealer
 from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
-from semshare_agents.store.tiers import Leases, Limits
+from semshare_agents.store.holds import Leases, Limits
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
@@ -123,7 +123,7 @@ async def start(
         calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
         tiers.costs = cost
         memory = Memory(registry, tiers, BlockSpec(model, packing, settings.block_tokens), engine.idle)
-        await memory.hold_to_limits(settings)
+        await hold_to_limits(memory, settings)
         # Whoever wants less KV on the device does not want free buffers there either.
         runs = Runs(model, 2 if settings.retention == "off" else 0)
         loader = Loader(memory, engine, runs, model.support.mover)

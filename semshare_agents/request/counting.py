@@ -12,7 +12,7 @@ from semshare_agents.errors import PromptError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.loading import tokenizer_here
 from semshare_agents.model.tokenise import tokenise_text
-from semshare_agents.request.output import FREE, OutputControl, Wanted, wanted
+from semshare_agents.request.output import FREE, OutputControl, ResponseSpec, response_spec
 from semshare_agents.values import Ints, Messages
 
 REMEMBERED_MESSAGES = 4096
@@ -53,20 +53,20 @@ class PromptCounter:
         """
         if not messages:
             return 0
-        want = wanted(tools, None, False, None)
+        response = response_spec(tools, None, False, None)
         try:
-            return len(self._prompt(messages, want))
+            return len(self._prompt(messages, response))
         except PromptError:
             frame = self._frame(FREE)
             each = [self._alone(json.dumps(message, sort_keys=True, default=str)) for message in messages]
-            return self._frame(want) + sum(max(1, count - frame) for count in each)
+            return self._frame(response) + sum(max(1, count - frame) for count in each)
 
-    def _prompt(self, messages: Messages, want: Wanted) -> Ints:
-        return self._steering.prompt(clean_messages(messages), want)
+    def _prompt(self, messages: Messages, response: ResponseSpec) -> Ints:
+        return self._steering.prompt(clean_messages(messages), response)
 
-    def _frame(self, want: Wanted) -> int:
+    def _frame(self, response: ResponseSpec) -> int:
         """Tokens around a conversation, whatever is said: three messages and one have it once."""
-        one, three = (len(self._prompt(said, want)) for said in ([ASKED], [ASKED, ANSWERED, ASKED]))
+        one, three = (len(self._prompt(said, response)) for said in ([ASKED], [ASKED, ANSWERED, ASKED]))
         return max(0, (3 * one - three) // 2)
 
     def _counted_alone(self, message: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from semshare_agents.errors import ConfigurationError
-from semshare_agents.request.output import wanted, without_template
+from semshare_agents.request.output import response_spec, without_template
 from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
 from semshare_agents.values import Fidelity, Messages, Reuse, Sampling
@@ -41,15 +41,17 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
     fidelity = Fidelity.parse(given.pop("fidelity", settings.fidelity))
     store, raw = _switch(given, "store", True), _switch(given, "raw", False)
     tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
-    want = wanted(tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None))
-    want = without_template(want) if raw else want
+    response = response_spec(
+        tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None)
+    )
+    response = without_template(response) if raw else response
     return Request(
         messages=messages,
         tenant=tenant,
         reuse=reuse,
         sampling=_sampling(settings, given),
         session=session,
-        want=want,
+        response=response,
         store=store,
         fidelity=fidelity,
         raw=raw,

@@ -30,7 +30,7 @@ NO_PROMPT: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ResponseSpec:
     """What an answer is held to.
 
     Attributes:
@@ -46,11 +46,11 @@ class Wanted:
     schema: Mapping[str, Any] | None = None
 
 
-FREE = Wanted()
+FREE = ResponseSpec()
 """Any text, no tools."""
 
 
-def wanted(tools: object, choice: object, parallel: bool, schema: object) -> Wanted:
+def response_spec(tools: object, choice: object, parallel: bool, schema: object) -> ResponseSpec:
     """What a caller asks for, checked.
 
     Raises:
@@ -63,7 +63,7 @@ def wanted(tools: object, choice: object, parallel: bool, schema: object) -> Wan
         raise InvalidSchemaError(f"response_schema must be a JSON schema as a mapping, not {type(schema).__name__}")
     if too_deep(schema):
         raise InvalidSchemaError(f"response_schema is nested deeper than {MOST_NESTED} levels: flatten it")
-    return Wanted([], AUTO, parallel, schema) if word == NONE else Wanted(cleaned, word, parallel, schema)
+    return ResponseSpec([], AUTO, parallel, schema) if word == NONE else ResponseSpec(cleaned, word, parallel, schema)
 
 
 class OutputControl:
@@ -90,9 +90,9 @@ class OutputControl:
         """Makes prompts of messages."""
         return ChatPrompt(self._tokenizer, self.form, self._control_tokens)
 
-    def prompt(self, messages: Chat, want: Wanted) -> Ints:
+    def prompt(self, messages: Chat, response: ResponseSpec) -> Ints:
         """Token ids of a prompt; see `ChatPrompt.ids`. May block: call it on a thread."""
-        return self.chat.ids(messages, want.tools)
+        return self.chat.ids(messages, response.tools)
 
     def thinking(self, prompt: Ints) -> str:
         """The mark that closes the thought which a prompt's end has opened; empty for none."""
@@ -106,60 +106,64 @@ class OutputControl:
         added = {str(token): index for index, token in self._tokenizer.added_tokens_decoder.items()}
         return {n: i for n, i in added.items() if n.strip() and (n in self.form.written_marks or n in thoughts)}
 
-    def constraint(self, want: Wanted, prompt: Ints = NO_PROMPT) -> Constraint | None:
+    def constraint(self, response: ResponseSpec, prompt: Ints = NO_PROMPT) -> Constraint | None:
         """What holds the answer to what is wanted; None where it is free. May block: call it on a thread.
 
         Calls that are left to the model are held to their schemas where the library is installed.
 
         Args:
-            want: What is wanted.
+            response: What is wanted.
             prompt: What is answered, shape `(tokens,)`.
 
         Raises:
             ConfigurationError: the library is not installed.
             InvalidSchemaError: a schema is malformed or not supported.
         """
-        if want.schema is None and want.choice == AUTO:
-            return self._until_called(want, prompt) if want.tools and installed() else None
-        marks, closing = (self._marks, self.thinking(prompt)) if want.tools else ({}, "")
-        grammar = answer_grammar(want.schema, want.tools, want.choice, want.parallel, self.form, marks, closing)
+        if response.schema is None and response.choice == AUTO:
+            return self._until_called(response, prompt) if response.tools and installed() else None
+        marks, closing = (self._marks, self.thinking(prompt)) if response.tools else ({}, "")
+        grammar = answer_grammar(
+            response.schema, response.tools, response.choice, response.parallel, self.form, marks, closing
+        )
         return self._constrainer.constraint(grammar)
 
-    def _until_called(self, want: Wanted, prompt: Ints) -> Constraint:
-        grammars = [call_grammar(want.tools, want.parallel, self.form, self._marks, loose) for loose in (False, True)]
+    def _until_called(self, response: ResponseSpec, prompt: Ints) -> Constraint:
+        grammars = [
+            call_grammar(response.tools, response.parallel, self.form, self._marks, loose) for loose in (False, True)
+        ]
         # What cannot be held to is refused before anything is computed.
         self._constrainer.constraint(grammars[0])
         return UntilCalled(
-            TextStream(self._tokenizer, (), self.marks(want)),
+            TextStream(self._tokenizer, (), self.marks(response)),
             FreeText(self.form, self.chat.template.thoughts, self.thinking(prompt)),
             [partial(self._constrainer.constraint, grammar) for grammar in grammars],
             lambda text: self._tokenizer.encode(text, add_special_tokens=False),
         )
 
-    def calls(self, want: Wanted, prompt: Ints) -> CallStream | None:
+    def calls(self, response: ResponseSpec, prompt: Ints) -> CallStream | None:
         """Parts the answer to a prompt into text and calls; None where there are no tools."""
-        if not want.tools:
+        if not response.tools:
             return None
-        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in want.tools}
-        forced = want.choice != AUTO
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in response.tools}
+        forced = response.choice != AUTO
         # A schema holds the answer from its first token on, so that none of it is thought.
-        closing = "" if want.schema is not None and not forced else self.thinking(prompt)
+        closing = "" if response.schema is not None and not forced else self.thinking(prompt)
         return CallStream(self.form, schemas, self.chat.template.thoughts, closing, forced)
 
-    def marks(self, want: Wanted) -> dict[int, str]:
+    def marks(self, response: ResponseSpec) -> dict[int, str]:
         """Special tokens that are part of calls and thoughts and so of the answer's text, by id."""
-        if not want.tools:
+        if not response.tools:
             return {}
         special = {index for index, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         return {index: name for name, index in self._marks.items() if index in special}
 
 
-def without_template(want: Wanted) -> Wanted:
+def without_template(response: ResponseSpec) -> ResponseSpec:
     """What a raw prompt can be asked for.
 
     Raises:
         InvalidToolsError: it has tools, which only a chat template tells a model of.
     """
-    if want.tools:
+    if response.tools:
         raise InvalidToolsError("a raw prompt takes no tools: give messages")
-    return want
+    return response

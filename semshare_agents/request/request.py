@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from semshare_agents.request.output import FREE, Wanted
+from semshare_agents.request.output import FREE, ResponseSpec
 from semshare_agents.values import FAST, Fidelity, Messages, Reuse, Sampling
 
 
@@ -18,7 +18,7 @@ class Request:
         reuse: Loosest kind of reuse.
         sampling: How tokens are drawn.
         session: Session name; None for stateless calls.
-        want: Tools, and what the answer is held to.
+        response: Tools, and what the answer is held to.
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
         raw: Whether the text of the one message is the prompt as it is, without a chat template.
@@ -29,7 +29,7 @@ class Request:
     reuse: Reuse
     sampling: Sampling
     session: str | None = None
-    want: Wanted = FREE
+    response: ResponseSpec = FREE
     store: bool = True
     fidelity: Fidelity = FAST
     raw: bool = False

@@ -1,6 +1,6 @@
 """Retention: which part of a prompt's KV an answer is decoded on."""
 
-from semshare_agents.retain.select import POLICIES, Retention, kept_positions, layer_shares
-from semshare_agents.retain.watch import TailWatch
+from semshare_agents.retain.observer import TailObserver
+from semshare_agents.retain.select import POLICIES, Retention, layer_shares, retained_positions
 
-__all__ = ["POLICIES", "Retention", "TailWatch", "kept_positions", "layer_shares"]
+__all__ = ["POLICIES", "Retention", "TailObserver", "layer_shares", "retained_positions"]

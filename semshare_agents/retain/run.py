@@ -11,11 +11,11 @@ from transformers.cache_utils import Cache
 
 from semshare_agents.kv.layout import KV
 from semshare_agents.kv.retained import RetainedLayer
-from semshare_agents.model.attention import RowPass
+from semshare_agents.model.attention import StepBatch
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun, Run, Step
-from semshare_agents.retain.select import Retention, kept_positions
-from semshare_agents.retain.watch import TailWatch
+from semshare_agents.retain.observer import TailObserver
+from semshare_agents.retain.select import Retention, retained_positions
 
 
 class RetainedRun(Run):
@@ -62,9 +62,9 @@ class RetainedRun(Run):
         """
         if len(step.rows) != 1 or step.rows[0] != self.length:
             raise RuntimeError("a RetainedRun continues a prompt: prefill with a RowRun")
-        row_pass = self._rows.row_pass(step.rows)
-        row_pass.stop = self.stop
-        out = self._rows.compute(step.token_ids, row_pass, _RetainedCache(self._layers, row_pass))
+        step_batch = self._rows.step_batch(step.rows)
+        step_batch.stop = self.stop
+        out = self._rows.compute(step.token_ids, step_batch, _RetainedCache(self._layers, step_batch))
         self.length = step.length
         return out
 
@@ -86,19 +86,19 @@ def retained(rows: RowModel, run: RowRun, retention: Retention, int8: bool = Fal
     """
     tokens = run.tokens
     tail = np.arange(max(0, len(tokens) - retention.recent), len(tokens))
-    watch = TailWatch(int(tail[0]))
-    rows.forward(tokens[tail], tail, run.buffer, attention_watch=watch, stop=run.stop)
-    kept = kept_positions(retention, watch.attention())
+    watch = TailObserver(int(tail[0]))
+    rows.forward(tokens[tail], tail, run.buffer, observer=watch, stop=run.stop)
+    kept = retained_positions(retention, watch.attention())
     return RetainedRun(rows, run.buffer, kept, len(tokens), run.capacity - len(tokens), int8)
 
 
 class _RetainedCache(Cache):  # type: ignore[misc]
     """A cache whose layers have lengths of their own."""
 
-    def __init__(self, layers: Sequence[RetainedLayer], row_pass: RowPass):
+    def __init__(self, layers: Sequence[RetainedLayer], step_batch: StepBatch):
         super().__init__(layers=[])
         self._kept = layers
-        self._row_pass = row_pass
+        self._row_pass = step_batch
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -54,7 +54,7 @@ def layer_shares(retention: Retention, attention: torch.Tensor) -> list[float]:
 
     Args:
         retention: Policy and share.
-        attention: `(layers, kv_heads, tokens)`, as from `TailWatch.attention`.
+        attention: `(layers, kv_heads, tokens)`, as from `TailObserver.attention`.
     """
     layers = len(attention)
     if retention.policy == "growing":
@@ -84,12 +84,12 @@ def _filled(weights: np.ndarray[tuple[int], np.dtype[np.float64]], share: float)
     return [float(s) for s in np.minimum(1.0, high * weights)]
 
 
-def kept_positions(retention: Retention, attention: torch.Tensor) -> list[torch.Tensor]:
+def retained_positions(retention: Retention, attention: torch.Tensor) -> list[torch.Tensor]:
     """For each layer, the positions that it keeps, ascending, `(kv_heads, kept)`; lengths differ between layers.
 
     Args:
         retention: What to keep.
-        attention: `(layers, kv_heads, tokens)`, as from `TailWatch.attention`.
+        attention: `(layers, kv_heads, tokens)`, as from `TailObserver.attention`.
     """
     heads, tokens = attention.shape[1:]
     kept: list[torch.Tensor] = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from semshare_agents.model.run import LATE_STEP_ROWS
+from semshare_agents.model.run import DEFERRED_STEP_ROWS
 from semshare_agents.reuse.kinds import exact_frontier
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.values import AUTO, Alignment, Fidelity, Kind, Plan, Reason, ReasonCode
@@ -26,7 +26,7 @@ ANSWER_TOKENS = 32
 def soon_exact(alignment: Alignment) -> bool:
     """Whether a turn that is not exact is so after a few tokens of its answer, if its steps carry all they can."""
     approximate = np.flatnonzero(alignment.kind >= Kind.MOVED)
-    return len(approximate) > 0 and len(alignment) - int(approximate[0]) <= HURRIED_STEPS * LATE_STEP_ROWS
+    return len(approximate) > 0 and len(alignment) - int(approximate[0]) <= HURRIED_STEPS * DEFERRED_STEP_ROWS
 
 
 def rungs(settings: PlanSettings, semantic: bool) -> Iterator[PlanSettings]:
@@ -53,7 +53,7 @@ def approximate_share(alignment: Alignment, plan: Plan, answer_tokens: int) -> f
     """
     if not plan.hurried:
         return 1.0
-    steps = math.ceil((len(alignment) - exact_frontier(alignment, plan)) / LATE_STEP_ROWS)
+    steps = math.ceil((len(alignment) - exact_frontier(alignment, plan)) / DEFERRED_STEP_ROWS)
     return min(1.0, steps / max(1, min(ANSWER_TOKENS, answer_tokens)))
 
 

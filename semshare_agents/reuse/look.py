@@ -13,7 +13,7 @@ import torch
 
 from semshare_agents.values import Alignment, Floats, Ints, Kind, Look
 
-VIEWERS = 32
+OBSERVATION_TOKENS = 32
 """Most rows at a prompt's end whose attention counts."""
 LEAST_LOOK_ROWS = 32
 """For fewer rows, as after a short insertion, watching the attention is not worth its time."""
@@ -92,9 +92,9 @@ def _among(parts: Sequence[Ints], required: Ints, budget: int) -> Look | None:
     return Look(rows, np.ones(len(rows), np.float32), min(budget, len(rows)))
 
 
-def viewers(rows: Ints, tokens: int) -> int:
-    """How many of the last computed rows form the prompt's unbroken end, at most `VIEWERS`."""
-    back = rows[::-1][:VIEWERS]
+def observation_window(rows: Ints, tokens: int) -> int:
+    """How many of the last computed rows form the prompt's unbroken end, at most `OBSERVATION_TOKENS`."""
+    back = rows[::-1][:OBSERVATION_TOKENS]
     return int((back == tokens - 1 - np.arange(len(back))).cumprod().sum())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semshare_agents.reuse.cost import CostModel
-from semshare_agents.reuse.look import VIEWERS, look_among_moved, look_at_moved
+from semshare_agents.reuse.look import OBSERVATION_TOKENS, look_among_moved, look_at_moved
 from semshare_agents.reuse.strategies import Candidates, Choice, SelectionStrategy
 from semshare_agents.values import Alignment, Ints, Kind, Look, Plan, Reason, ReasonCode
 from semshare_agents.values.reason import NOTHING_STORED, joined, not_served
@@ -62,7 +62,7 @@ def make_plan(
 ) -> Plan:
     """Choose rows and predict what they take.
 
-    Computed are: unmatched and doubtful tokens, the head of each moved span that does not go on from what precedes it
+    Computed are: unmatched and invalidated tokens, the head of each moved span that goes on from other text
     (its KV saw other text there, EPIC's finding), the prompt's tail, and the strategy's choice of semantic matches; in
     a second pass, before the first token or beside the next ones, what the prompt's end attends to, of the spans whose
     KV lacks much that precedes them here.
@@ -125,7 +125,7 @@ def _looks(alignment: Alignment, settings: PlanSettings, rows: Ints) -> tuple[Lo
 def _typical(look: Look, tokens: int) -> Ints:
     """Rows that cost about what a look's choice and the prompt's end will."""
     spread = np.linspace(0, len(look.candidates) - 1, look.rows).astype(np.int64)
-    return np.concatenate((look.candidates[spread], np.full(VIEWERS, tokens - 1)))
+    return np.concatenate((look.candidates[spread], np.full(OBSERVATION_TOKENS, tokens - 1)))
 
 
 def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> NDArray[np.bool_]:
@@ -133,7 +133,7 @@ def required_rows(alignment: Alignment, head_tokens: int, tail_tokens: int) -> N
     tokens = len(alignment)
     required: NDArray[np.bool_] = np.equal(alignment.kind, Kind.COMPUTED)
     required[max(0, tokens - tail_tokens) :] = True
-    required[alignment.doubtful] = True
+    required[alignment.invalidated] = True
     required[:SINK_TOKENS] |= alignment.kind[:SINK_TOKENS] != Kind.EXACT
     for start, end in alignment.runs():
         if alignment.kind[start] == Kind.MOVED and not _goes_on(alignment, start):

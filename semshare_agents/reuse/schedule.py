@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from semshare_agents.model.rows import Narrow
+from semshare_agents.model.rows import RowPruning
 from semshare_agents.values import Plan
 
 
-def narrowing(plan: Plan) -> Narrow | None:
+def narrowing(plan: Plan) -> RowPruning | None:
     """What drops rows between layers; None for a plan whose layers all compute the same rows.
 
     Above the check layer each layer keeps the required rows and, of the others, those that deviated most, as many as

@@ -4,6 +4,7 @@ from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.device import DeviceStore
 from semshare_agents.store.disk import DiskStore
 from semshare_agents.store.memory import MemoryStore
-from semshare_agents.store.tiers import Tier, Tiers
+from semshare_agents.store.tier import Tier
+from semshare_agents.store.tiers import Tiers
 
 __all__ = ["BlockInfo", "BlockStore", "DeviceStore", "DiskStore", "MemoryStore", "Tier", "Tiers"]

@@ -14,7 +14,7 @@ from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed, Packing, Raw
 from semshare_agents.security import files as private
 from semshare_agents.security.encryption import OVERHEAD_BYTES, Sealer
-from semshare_agents.store import codec
+from semshare_agents.store import file_format
 from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.ledger import Ledger
 
@@ -54,11 +54,11 @@ class DiskStore(BlockStore):
 
     def path(self, key: str) -> Path:
         """The file of a block."""
-        return self.folder / key[:2] / f"{key}{codec.SUFFIX}"
+        return self.folder / key[:2] / f"{key}{file_format.SUFFIX}"
 
     def size_bytes(self, packed: Packed) -> int:
         """See `BlockStore.size_bytes`."""
-        return codec.file_bytes(packed) + (OVERHEAD_BYTES if self._sealer.active else 0)
+        return file_format.file_bytes(packed) + (OVERHEAD_BYTES if self._sealer.active else 0)
 
     def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """See `BlockStore.put`."""
@@ -67,7 +67,7 @@ class DiskStore(BlockStore):
         try:
             with suppress(FileNotFoundError):
                 return path.stat().st_size
-            content = self._sealer.seal(codec.encode(info, self.packed(kv)), codec.place(info))
+            content = self._sealer.seal(file_format.encode(info, self.packed(kv)), file_format.place(info))
             with self._ledger.held():
                 private.folder(path.parent)
                 with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
@@ -98,14 +98,14 @@ class DiskStore(BlockStore):
 
     def _count(self) -> dict[str, int]:
         """The bytes of every block, oldest first; what interrupted writes left aside goes, since nobody writes now."""
-        for path in self.leftovers():
+        for path in self.temporary_files():
             path.unlink(missing_ok=True)
         return dict(self._files())
 
     def get_packed(self, info: BlockInfo) -> Packed | None:
         """See `BlockStore.get_packed`; the parts are mapped from the file."""
         try:
-            return codec.decode(self.path(info.key), info, self._sealer)
+            return file_format.decode(self.path(info.key), info, self._sealer)
         except FileNotFoundError:
             return None
 
@@ -130,7 +130,7 @@ class DiskStore(BlockStore):
         files = []
         for folder in [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]:
             for file in os.scandir(folder):
-                key = file.name.removesuffix(codec.SUFFIX)
+                key = file.name.removesuffix(file_format.SUFFIX)
                 if key == file.name or key[:2] != os.path.basename(folder):
                     continue
                 with suppress(FileNotFoundError):  # another process may evict meanwhile
@@ -139,16 +139,16 @@ class DiskStore(BlockStore):
         for _, key, size in sorted(files):
             yield key, size
 
-    def leftovers(self) -> list[Path]:
+    def temporary_files(self) -> list[Path]:
         """Files that an interrupted write left aside."""
         return sorted(self.folder.glob("*/*.tmp"))
 
-    def strays(self) -> list[Path]:
+    def misplaced(self) -> list[Path]:
         """Block files in a folder where nobody looks for them."""
-        files = self.folder.rglob(f"*{codec.SUFFIX}")
-        return sorted(path for path in files if path != self.path(path.name.removesuffix(codec.SUFFIX)))
+        files = self.folder.rglob(f"*{file_format.SUFFIX}")
+        return sorted(path for path in files if path != self.path(path.name.removesuffix(file_format.SUFFIX)))
 
-    def bring_home(self, stray: Path) -> bool:
+    def move_home(self, stray: Path) -> bool:
         """Move a stray to where its name belongs.
 
         Returns:
@@ -157,14 +157,14 @@ class DiskStore(BlockStore):
         Raises:
             StoreError: it cannot be moved.
         """
-        path = self.path(stray.name.removesuffix(codec.SUFFIX))
+        path = self.path(stray.name.removesuffix(file_format.SUFFIX))
         try:
             if path.exists():
                 return False
             with self._ledger.held():
                 private.folder(path.parent)
                 stray.rename(path)
-                self._ledger.add(path.name.removesuffix(codec.SUFFIX), path.stat().st_size)
+                self._ledger.add(path.name.removesuffix(file_format.SUFFIX), path.stat().st_size)
                 _sync_folder(path.parent)
         except OSError as e:
             raise StoreError(f"{stray} cannot be moved to {path}: {e.strerror}") from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -13,73 +13,13 @@ from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
 from semshare_agents.kv.packing import Packed
 from semshare_agents.store.base import BlockInfo, BlockStore
-
-
-class Leases:
-    """Counts who uses which block; leased blocks are never evicted."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._count: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, keys: Iterable[str]) -> Iterator[None]:
-        """Lease blocks for the length of a `with` block."""
-        held = list(keys)
-        with self._lock:
-            self._count.update(held)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count.subtract(held)
-                self._count += Counter()  # drops keys whose count is back to zero
-
-    def __contains__(self, key: object) -> bool:
-        with self._lock:
-            return key in self._count
-
-
-class Pins:
-    """Until when pinned blocks have to stay; read by all tiers, replaced as a whole."""
-
-    def __init__(self) -> None:
-        self._ends_at: Mapping[str, float] = {}
-
-    def replace(self, ends_at: Mapping[str, float]) -> None:
-        """From now on these blocks are pinned and no others.
-
-        Args:
-            ends_at: When the pin of each ends, in seconds on the tiers' clock.
-        """
-        self._ends_at = ends_at
-
-    def hold(self, key: str, at: float) -> bool:
-        """Whether a block is pinned at a time."""
-        ends_at = self._ends_at.get(key)
-        return ends_at is not None and at < ends_at
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a tier holds itself to besides its budget.
-
-    Attributes:
-        high: Share of the budget above which a sweep makes room.
-        low: Share down to which it does.
-        tenant_bytes: Most bytes of one tenant; None for no quota.
-    """
-
-    high: float = 1.0
-    low: float = 1.0
-    tenant_bytes: int | None = None
-
+from semshare_agents.store.holds import Leases, Limits
 
 ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
-class Departure:
+class Eviction:
     """A block that a tier let go.
 
     Attributes:
@@ -103,7 +43,7 @@ class Tier:
     The budget holds at every moment, in the books and in the store: room is made before a block is put, and a block for
     which no room can be made (everything else has to stay, or it is larger than the budget) is refused. Where several
     processes share the store the budget holds for their sum, as long as `store.held()` lasts from `reserve` to
-    `arrived`; a tenant's quota and what policies know count what this process stored or found described.
+    `commit`; a tenant's quota and what policies know count what this process stored or found described.
 
     Args:
         store: Where blocks go.
@@ -142,7 +82,7 @@ class Tier:
         self._used_bytes = 0
         self.pinned: Callable[[str, float], bool] = lambda key, at: False
         self._tenant_bytes: Counter[str] = Counter()
-        self.departed: deque[Departure] = deque()
+        self.let_go: deque[Eviction] = deque()
         self.evicted: Counter[str] = Counter()
         self.evicted_bytes: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -194,7 +134,7 @@ class Tier:
                     self._account(Entry(key, size), Use(self.clock()))
                 elif known is not None and size is None:
                     self._drop(key)
-                    self.departed.append(Departure(key, self.name, ELSEWHERE, known))
+                    self.let_go.append(Eviction(key, self.name, ELSEWHERE, known))
             yield
 
     def look(self) -> None:
@@ -235,7 +175,7 @@ class Tier:
     def reserve(self, entry: Entry, use: Use = NOBODY) -> bool:
         """Make room for a block and account for it; False where there is no room and nothing was changed.
 
-        It stays until `arrived` is called, once the store has it or never will.
+        It stays until `commit` is called, once the store has it or never will.
 
         Raises:
             StoreError: what had to go cannot be deleted.
@@ -257,7 +197,7 @@ class Tier:
             self._coming.add(entry.key)
             return True
 
-    def arrived(self, key: str, size_bytes: int | None = None) -> bool:
+    def commit(self, key: str, size_bytes: int | None = None) -> bool:
         """A block that was reserved is in the store, or never will be; whether it is still wanted there.
 
         Args:
@@ -301,7 +241,7 @@ class Tier:
             entry = self._entries[key]
             self.evicted[reason] += 1
             self.evicted_bytes[reason] += entry.size_bytes
-            self.departed.append(Departure(key, self.name, reason, entry, block))
+            self.let_go.append(Eviction(key, self.name, reason, entry, block))
             self._drop(key)
 
     def _drop(self, key: str) -> None:

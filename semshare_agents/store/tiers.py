@@ -8,15 +8,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import Entry, Use
 from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed, packing_of
 from semshare_agents.store.base import BlockInfo
-from semshare_agents.store.tier import ELSEWHERE, Departure, Leases, Limits, Pins, Tier
+from semshare_agents.store.holds import Leases, Pins
+from semshare_agents.store.loaded import NO_OWNER, Costs, Loaded, Owner, Read, Waiting
+from semshare_agents.store.tier import ELSEWHERE, Eviction, Tier
 
 log = logging.getLogger(__name__)
 
@@ -25,61 +26,14 @@ MOST_FORGOTTEN = 100_000
 """Keys that are remembered, so that a block on its way between tiers does not outlive its forgetting."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """Whose a block is.
-
-    Attributes:
-        tenant: The tenant.
-        session: The conversation; empty for a stateless call.
-    """
-
-    tenant: str = ""
-    session: str = ""
-
-    def use(self, at: float) -> Use:
-        """A use by this owner. Session names are a tenant's own."""
-        return Use(at, f"{len(self.tenant)}|{self.tenant}|{self.session}" if self.session else "")
-
-
-NO_OWNER = Owner()
-Waiting = tuple[BlockInfo, int, Owner]
-"""A block that waits for its file, where its first token lies in its turn, and whose it is."""
-
-
 def _unpacked(packed: Packed) -> KV:
     return packing_of(packed).unpack(packed)
 
 
-def _drained(waiting: deque[Departure]) -> Iterator[Departure]:
+def _drained(waiting: deque[Eviction]) -> Iterator[Eviction]:
     with suppress(IndexError):  # another thread may take the last one
         while True:
             yield waiting.popleft()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Blocks read from the tiers.
-
-    Attributes:
-        kv: Blocks of KV by key.
-        missing: Keys that no tier could serve, with the reason.
-        unreadable: Those of `missing` that are there but could not be read now.
-    """
-
-    kv: Mapping[str, KV]
-    missing: Mapping[str, str]
-    unreadable: frozenset[str] = frozenset()
-
-
-class Costs(Protocol):
-    """What blocks are worth."""
-
-    def block_seconds(self, depth: int, tokens: int, size_bytes: int) -> float:
-        """What computing a block would take longer than loading it."""
-
-    def saw_disk(self, size_bytes: int, seconds: float) -> None:
-        """So much KV was read from the durable tier in one load."""
 
 
 class Tiers:
@@ -107,8 +61,8 @@ class Tiers:
         self.slowest.pinned = self.pins.hold
         self.costs: Costs | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="semshare-read")
-        self._rising: set[Future[None]] = set()
-        self._departures: deque[Departure] = deque()
+        self._promoting: set[Future[None]] = set()
+        self._evictions: deque[Eviction] = deque()
         self._forgotten: dict[str, None] = {}
         self._unwritten: set[str] = set()
 
@@ -152,10 +106,10 @@ class Tiers:
         found |= zip(quick, self._readers.map(_unpacked, quick.values()), strict=True)
         # What comes first in a turn counts as used last: nothing after it is of use without it.
         self.touch([i.key for i in reversed(infos) if i.key in found], owner)
-        self._rise(rising, owner)
+        self._promote_later(rising, owner)
         return Loaded(found, missing, frozenset(unreadable))
 
-    def _tell(self, reads: Sequence[_Read]) -> None:
+    def _tell(self, reads: Sequence[Read]) -> None:
         """Say how fast the durable tier was; the wait for readers that were busy with other loads does not count."""
         durable = [read for read in reads if read.kv is not None and read.tier is not None and read.tier.store.durable]
         if durable and self.costs is not None:
@@ -169,7 +123,7 @@ class Tiers:
         except StoreError:
             return None
 
-    def _slow(self, info: BlockInfo) -> _Read:
+    def _slow(self, info: BlockInfo) -> Read:
         """A block, or why there is none and whether it may be there later."""
         reason, there, began = "gone from every tier", False, time.perf_counter()
         for tier in self.tiers:
@@ -180,20 +134,20 @@ class Tiers:
                 continue
             if packed is not None:
                 kv = _unpacked(packed)
-                return _Read("", True, kv, packed, tier, began, time.perf_counter())
-        return _Read(reason, there)
+                return Read("", True, kv, packed, tier, began, time.perf_counter())
+        return Read(reason, there)
 
     def touch(self, keys: Sequence[str], owner: Owner) -> None:
         """Blocks were used; the last one counts as used last."""
         for tier in self.tiers:
             tier.touch(keys, owner.use(tier.clock()))
 
-    def _rise(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
+    def _promote_later(self, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         """Copy blocks up, when what waits for them has them: deepest first, so that heads count as used last."""
         if blocks and self.fast is not None:
             task = self._readers.submit(self._promote, self.fast, blocks[::-1], owner)
-            self._rising.add(task)
-            task.add_done_callback(self._rising.discard)
+            self._promoting.add(task)
+            task.add_done_callback(self._promoting.discard)
 
     def _promote(self, fast: Tier, blocks: Sequence[tuple[Tier, BlockInfo, Packed]], owner: Owner) -> None:
         for tier, info, packed in blocks:
@@ -208,9 +162,9 @@ class Tiers:
 
     def settle(self) -> None:
         """Wait until what was read has moved up."""
-        wait(list(self._rising))
+        wait(list(self._promoting))
 
-    def keep_fast(
+    def put_fast(
         self,
         info: BlockInfo,
         kv: KV | Packed,
@@ -250,7 +204,7 @@ class Tiers:
         fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
         return next((packed for packed in fast if packed is not None), None)
 
-    def keep_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+    def put_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
 
         Raises:
@@ -275,7 +229,7 @@ class Tiers:
             kv = self.in_memory(info)
             if kv is not None and not delayed:
                 try:
-                    written += [key] if self.keep_durable(info, kv, depth, owner) else []
+                    written += [key] if self.put_durable(info, kv, depth, owner) else []
                     kv = None
                 except StoreError as e:
                     log.warning("blocks stay in memory until they can be written: %s", e)
@@ -300,25 +254,25 @@ class Tiers:
                 if not tier.reserve(entry, use):
                     return False
                 size = tier.store.put(info, packed)
-                if not tier.arrived(info.key, size):
+                if not tier.commit(info.key, size):
                     tier.store.delete(info.key)  # forgotten meanwhile
         except StoreError:
             tier.failures["write"] += 1
-            tier.arrived(info.key)
+            tier.commit(info.key)
             with suppress(StoreError):
                 tier.forget([info.key])
             raise
         finally:
-            self._hand_down(tier)
+            self._demote_evicted(tier)
         if info.key in self._forgotten:  # on its way
             tier.forget([info.key])
             return False
         return True
 
-    def _hand_down(self, tier: Tier) -> None:
+    def _demote_evicted(self, tier: Tier) -> None:
         """Let slower tiers have what a tier let go; what expired is not wanted there."""
         below = self.tiers[self.tiers.index(tier) + 1 :]
-        for gone in _drained(tier.departed):
+        for gone in _drained(tier.let_go):
             if gone.reason == ELSEWHERE:
                 # Its row is gone with its file: what still had it must not bring it back.
                 self.forget([gone.key])
@@ -326,11 +280,11 @@ class Tiers:
             block = gone.block
             if block is not None and gone.reason != "ttl" and not any(gone.key in t for t in below):
                 for lower in below:
-                    if self._sink(lower, *block, gone):
+                    if self._demote(lower, *block, gone):
                         break
-            self._departures.append(replace(gone, block=None))
+            self._evictions.append(replace(gone, block=None))
 
-    def _sink(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Departure) -> bool:
+    def _demote(self, tier: Tier, info: BlockInfo, packed: Packed, gone: Eviction) -> bool:
         entry = replace(gone.entry, size_bytes=tier.store.size_bytes(packed))
         try:
             return self._put(tier, info, packed, entry, Use(tier.clock()))
@@ -342,7 +296,7 @@ class Tiers:
         """Hold every tier to lowered budgets and quotas."""
         for tier in self.tiers:
             tier.trim()
-            self._hand_down(tier)
+            self._demote_evicted(tier)
 
     def sweep(self) -> None:
         """Let go what expired, and make room above the watermarks, so that storing need not wait for it."""
@@ -352,11 +306,11 @@ class Tiers:
             except StoreError as e:
                 tier.failures["write"] += 1
                 log.warning("%s keeps what should go: %s", tier.name, e)
-            self._hand_down(tier)
+            self._demote_evicted(tier)
 
-    def departures(self) -> list[Departure]:
+    def evictions(self) -> list[Eviction]:
         """What tiers let go since this was last asked; a block may still be in another tier."""
-        return list(_drained(self._departures))
+        return list(_drained(self._evictions))
 
     def taken(self, keys: Sequence[str]) -> list[str]:
         """Those of keys that were put into the durable tier and are there no longer, whoever let them go.
@@ -368,7 +322,7 @@ class Tiers:
         if tier is None or not keys:
             return []
         tier.look()
-        self._hand_down(tier)
+        self._demote_evicted(tier)
         return [key for key in keys if key not in tier]
 
     def anywhere(self, key: str) -> bool:
@@ -388,29 +342,3 @@ class Tiers:
     def close(self) -> None:
         """Stop the reader threads."""
         self._readers.shutdown(wait=True)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A block that was looked for in slow tiers.
-
-    Attributes:
-        reason: Why there is none; empty where there is one.
-        there: Whether it is there, or may be later.
-        kv: The block.
-        packed: The block as the tier has it.
-        tier: Where it was.
-        began: When reading it began, in seconds of one clock.
-        ended: When it was read.
-    """
-
-    reason: str
-    there: bool
-    kv: KV | None = None
-    packed: Packed | None = None
-    tier: Tier | None = None
-    began: float = 0.0
-    ended: float = 0.0
-
-
-__all__ = ["NO_OWNER", "Departure", "Leases", "Limits", "Loaded", "Owner", "Pins", "Tier", "Tiers"]

@@ -11,9 +11,10 @@ import numpy as np
 from semshare_agents.concurrency import threads
 from semshare_agents.match import names
 from semshare_agents.match.names import NamedBlock
+from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
-from semshare_agents.registry import NewBlock, Registry
+from semshare_agents.registry import NewBlock, NewTurn, Registry
 from semshare_agents.turn.state import Prefilled
 from semshare_agents.values import Donor, Ints, Kind, Scope
 
@@ -160,20 +161,40 @@ def _shorter(prefilled: Prefilled, start: int, length: int) -> str | None:
     return None
 
 
-def depth(prefilled: Prefilled, exact: bool) -> int:
-    """Approximate turns between this one and a cold run.
+def new_turn(prefilled: Prefilled, answer: str, stored: TurnBlocks, signer: Signer) -> NewTurn:
+    """A turn as it is registered.
 
     Args:
         prefilled: The turn.
-        exact: Whether all its KV is a cold run's.
+        answer: Its answer, as it was written.
+        stored: Its KV, as far as it is kept.
+        signer: Makes its signature.
     """
+    bands = signer.bands(stored.tokens) if stored.blocks else ()
+    return NewTurn(
+        tokens=stored.tokens,
+        blocks=stored.blocks,
+        bands=tuple(np.unique(bands).tolist()),
+        messages=prefilled.request.messages,
+        answer=answer,
+        report=prefilled.report,
+        prompt_tokens=len(prefilled.prompt),
+        session=prefilled.request.session,
+        exact_tokens=stored.exact_tokens,
+        depth=_depth(prefilled, stored.exact_tokens == len(stored.tokens)),
+        superseded=_superseded(prefilled, stored.tokens),
+    )
+
+
+def _depth(prefilled: Prefilled, exact: bool) -> int:
+    """Approximate turns between this one and a cold run."""
     if exact:
         return 0
     depths = [donor.depth for donor in prefilled.alignment.donors if donor.turn_id in prefilled.report.donors]
     return 1 + max(depths, default=0)
 
 
-def superseded(prefilled: Prefilled, tokens: Ints) -> int | None:
+def _superseded(prefilled: Prefilled, tokens: Ints) -> int | None:
     """A donor whose tokens are all a prefix of this turn's: whoever resembles it resembles this turn."""
     for candidate in prefilled.alignment.donors:
         if equal_ahead(candidate.tokens, tokens) == len(candidate.tokens):

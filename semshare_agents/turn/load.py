@@ -19,7 +19,7 @@ from semshare_agents.match.find import find
 from semshare_agents.memory import Memory
 from semshare_agents.model.run import RowRun
 from semshare_agents.model.runs import Runs
-from semshare_agents.store.tiers import NO_OWNER, Owner
+from semshare_agents.store.loaded import NO_OWNER, Owner
 from semshare_agents.values import Alignment, Ints, Kind, Reuse, Scope
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from semshare_agents.concurrency import threads
 from semshare_agents.match.align import align, align_semantic, unmatched_regions, why_unlike
-from semshare_agents.match.facts import guarded
+from semshare_agents.match.facts import facts_checked
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.question import asked
 from semshare_agents.memory import Memory
@@ -46,10 +46,10 @@ async def matched(
         question = await threads.work(question_tokens, spec.model.tokenizer, [dict(m) for m in request.messages])
     if reuse.allows(Reuse.SEMANTIC):
         alignment = await _reworded(memory, planner, scope, prompt, alignment, question, clock)
-    guard = planner.guard(request.fidelity)
-    if guard is not None:
+    check = planner.fact_check(request.fidelity)
+    if check is not None:
         with clock.stage("guard"):
-            alignment = await threads.work(guarded, prompt, alignment, question, lexicon.texts, guard)
+            alignment = await threads.work(facts_checked, prompt, alignment, question, lexicon.texts, check)
     return alignment
 
 

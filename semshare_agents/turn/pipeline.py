@@ -15,59 +15,47 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import torch
-
 from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine
-from semshare_agents.engine.engine import Within
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.memory import Memory
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.run import RowRun, Run, Step
+from semshare_agents.model.run import Run, Step
 from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
 from semshare_agents.model.tokenise import check_length, tokenise_text
 from semshare_agents.observe.observers import TurnSeen
-from semshare_agents.observe.report import computed_again, make_report, saved
-from semshare_agents.registry import NewTurn
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
 from semshare_agents.retain import Retention
 from semshare_agents.retain.run import retained
-from semshare_agents.retain.watch import TailWatch
-from semshare_agents.reuse.certain import FIRST_SPREADS, LATER_SPREADS, finished, uncertain
-from semshare_agents.reuse.kinds import exact_frontier, unchanged
-from semshare_agents.reuse.look import gathered, gathering_layers, seen_rows, viewers
+from semshare_agents.reuse.certain import LATER_SPREADS
+from semshare_agents.reuse.kinds import unchanged
 from semshare_agents.reuse.plan import used_rows, without
 from semshare_agents.reuse.rate import RepairRate
-from semshare_agents.reuse.schedule import narrowing
-from semshare_agents.store.tiers import Owner
 from semshare_agents.timing.clock import Clock
 from semshare_agents.tools.calls import CallStream
-from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, depth, superseded
+from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, new_turn
+from semshare_agents.turn.compute import Computing, settled
 from semshare_agents.turn.decode import Answer, Decoder
 from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
+from semshare_agents.turn.outcome import generation_of, report_of
 from semshare_agents.turn.planner import Planner
 from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled
 from semshare_agents.values import (
     Alignment,
-    Generation,
     Kind,
     Piece,
     Plan,
     Reason,
     ReasonCode,
-    Report,
     Reuse,
-    ToolCall,
-    Usage,
 )
-from semshare_agents.values.reason import REUSE_OFF, joined
+from semshare_agents.values.reason import REUSE_OFF
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +117,7 @@ class Pipeline:
         """
         prefilled = await self.prefill(request, clock)
         answer = Answer(sampled_tokens=self._sampled_tokens(prefilled))
-        parted = self.output.calls(request.want, prefilled.prompt)
+        parted = self.output.calls(request.response, prefilled.prompt)
         content, stored, turn_id = "", None, None
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
@@ -155,7 +143,7 @@ class Pipeline:
             if stored is not None and turn_id is None:
                 await self.memory.discard(stored.blocks)
         calls = () if parted is None else parted.calls
-        generation = _generation(prefilled, answer, turn_id, content, calls)
+        generation = generation_of(prefilled, answer, turn_id, content, calls)
         seen = TurnSeen(self.model.name, prefilled.request, generation, clock.began_at, time.time())
         for observer in self.followers.observers:
             observer.turn(seen)
@@ -177,12 +165,11 @@ class Pipeline:
             run = self.runs.new(len(matched.asked.prompt) + matched.asked.room_tokens)
             try:
                 filled = await self._filled(matched, run, clock)
-                report = await threads.work(self._report, filled, clock)
+                report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
+                whose = await threads.work(unchanged, matched.asked.prompt, filled.matched.alignment, filled.plan)
             except BaseException:
                 run.close()
                 raise
-        prompt = matched.asked.prompt
-        whose = await threads.work(unchanged, prompt, filled.matched.alignment, filled.plan)
         return Prefilled(filled, whose, run, report, clock)
 
     async def _tokenised(self, request: Request, clock: Clock) -> Asked:
@@ -192,8 +179,8 @@ class Pipeline:
                 encoder = bool(self.model.model.config.is_encoder_decoder)
                 prompt = await threads.work(tokenise_text, self.model.tokenizer, messages, encoder)
             else:
-                prompt = await threads.work(self.output.prompt, messages, request.want)
-            constraint = await threads.work(self.output.constraint, request.want, prompt)
+                prompt = await threads.work(self.output.prompt, messages, request.response)
+            constraint = await threads.work(self.output.constraint, request.response, prompt)
             room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
             sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
         return Asked(replace(request, messages=messages), prompt, sampler, room)
@@ -242,22 +229,20 @@ class Pipeline:
 
     async def _loaded_and_computed(self, matched: Matched, run: Run, clock: Clock) -> Filled:
         """Plan, load, move and compute; blocks that cannot be served are counted and their tokens computed."""
-        misses, rows = 0, run.by_rows
-        request, scope = matched.request, matched.scope
-        owner = Owner(scope.tenant, (request.session or "") if request.store else "")
+        prompt, rows, misses = matched.asked.prompt, run.by_rows, 0
+        cost, layers = self.planner.cost, self.model.layers
+        computing = Computing(self.engine, cost, layers, partial(clock.stage, "compute"))
         while True:
             alignment = matched.alignment
             with clock.stage("plan"):
                 plan = await threads.work(self._plan, matched)
             if plan.cold or rows is None:
-                return Filled(matched, plan, await self._all_rows(matched, run, clock), misses)
-            within = partial(clock.stage, "load")
-            missing = await self.loader.load(scope, alignment, used_rows(plan, alignment), rows, owner, within)
+                refused = bool((alignment.kind != Kind.COMPUTED).any())
+                return Filled(matched, plan, await computing.all_rows(run, prompt, refused), misses)
+            positions, within = used_rows(plan, alignment), partial(clock.stage, "load")
+            missing = await self.loader.load(matched.scope, alignment, positions, rows, matched.owner, within)
             if not missing:
-                plan, logits = await self._chosen_rows(matched, plan, rows, clock)
-                rows.spread_logits, exact, within = plan.spread_logits, rows.exact, partial(clock.stage, "compute")
-                logits = await self._settled(rows, matched.asked.sampler, logits, FIRST_SPREADS, within)
-                plan = plan if rows.exact == exact else finished(plan, exact, len(alignment))
+                plan, logits = await computing.chosen_rows(rows, prompt, alignment, plan, matched.asked.sampler)
                 return Filled(matched, plan, logits, misses)
             misses += len(missing)
             log.warning("%d stored blocks could not be served and count as misses", len(missing))
@@ -268,58 +253,6 @@ class Pipeline:
             return self.planner.cold(len(matched.asked.prompt), matched.why_cold)
         return self.planner.plan(matched.alignment, matched.request, self.model, self.memory.only_on_disk)
 
-    async def _all_rows(self, matched: Matched, run: Run, clock: Clock) -> torch.Tensor:
-        """A full prefill, from which the cost model learns."""
-        prompt, cost = matched.asked.prompt, self.planner.cost
-        if cost is not None and (matched.alignment.kind != Kind.COMPUTED).any():
-            cost.saw_refusal()
-        took = await self.engine.compute(run.whole(prompt), partial(clock.stage, "compute"))
-        if cost is not None and run.by_rows is not None:
-            cost.saw_cold(len(prompt), took)
-        return took.result[-1]
-
-    async def _chosen_rows(self, matched: Matched, plan: Plan, run: RowRun, clock: Clock) -> tuple[Plan, torch.Tensor]:
-        """Compute a plan's rows, then, where it looks, the rows that the prompt's end looked at and that end again.
-
-        What late looks choose, and that end once more, is left to the first decoding steps.
-        """
-        prompt, alignment, within = matched.asked.prompt, matched.alignment, partial(clock.stage, "compute")
-        looking = viewers(plan.rows, len(prompt))
-        layers = gathering_layers(self.model.layers)
-        observer = TailWatch(len(prompt) - looking, layers) if plan.looks else None
-        run.semantic, run.hurried = bool((alignment.kind == Kind.SEMANTIC).any()), plan.hurried
-        frontier = exact_frontier(alignment, plan)
-        step = run.part(prompt, plan.rows, frontier, narrowing(plan), plan.check_layer, observer)
-        took = await self.engine.compute(step, within)
-        logits, cost = took.result[-1], self.planner.cost
-        if observer is None:
-            if cost is not None and not plan.layer_shares:
-                cost.saw_rows(plan.rows, took)
-            return plan, logits
-        attention = await self.engine.call(lambda: gathered(observer.attention()), run, within)
-        end = np.arange(len(prompt) - looking, len(prompt))
-        late = seen_rows([look for look in plan.looks if look.late], attention)
-        if len(late):
-            run.late = np.union1d(late, end)
-        seen = seen_rows([look for look in plan.looks if not look.late], attention)
-        if not len(seen):
-            return plan, logits
-        plan = replace(plan, rows=np.union1d(plan.rows, seen), required=np.union1d(plan.required, seen))
-        step = run.part(prompt, np.union1d(seen, end), exact_frontier(alignment, plan))
-        return plan, (await self.engine.compute(step, within)).result[-1]
-
-    def _report(self, filled: Filled, clock: Clock) -> Report:
-        matched, plan = filled.matched, filled.plan
-        again = computed_again(matched.request.reuse, matched.alignment, plan, filled.misses)
-        plan = replace(plan, reason=joined(matched.admitted.note, plan.reason or again))
-        stages, elapsed = clock.told()
-        candidates = len(plan.rows) - len(plan.required)
-        report = make_report(matched.alignment, plan, stages, elapsed, filled.misses, self.model.layers, candidates)
-        cost = self.planner.cost
-        if cost is None:
-            return report
-        return replace(report, saved=saved(stages, plan.cold, cost.like_cold(len(matched.asked.prompt))))
-
     async def generate(self, prefilled: Prefilled, answer: Answer) -> AsyncGenerator[str]:
         """Draw tokens until the answer ends; yields text as it becomes certain and fills `answer`."""
         asked, logits, engine = prefilled.asked, prefilled.logits, self.engine
@@ -327,7 +260,7 @@ class Pipeline:
         decoder = Decoder(
             answer,
             asked.sampler,
-            TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.want)),
+            TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.response)),
             self.model.end_tokens,
             asked.room_tokens,
         )
@@ -341,18 +274,7 @@ class Pipeline:
                 return
             step = self.next_step(prefilled.run, answer.tokens[-1])
             logits = (await engine.compute(step, within)).result[-1]
-            logits = await self._settled(prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
-
-    async def _settled(
-        self, run: Run, sampler: Sampler, logits: torch.Tensor, spreads: float, within: Within
-    ) -> torch.Tensor:
-        """The logits from which a token may be drawn: a cold run's where drift could decide which it is."""
-        rows = run.by_rows
-        if rows is None or not rows.spread_logits or rows.exact >= rows.length:
-            return logits
-        if await self.engine.call(partial(uncertain, run, sampler, logits, spreads), run, within):
-            logits = (await self.engine.compute(rows.rest(), within)).result[-1]
-        return logits
+            logits = await settled(engine, prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
 
     def next_step(self, run: Run, token: int) -> Step:
         """The step that computes a token's row, and what else a step carries."""
@@ -380,7 +302,7 @@ class Pipeline:
     async def _put(self, prefilled: Prefilled) -> TurnBlocks:
         """Keep the KV that a run has so far in the fastest tier with room; the registry does not know of it yet."""
         run = prefilled.run.by_rows
-        if run is None or not prefilled.request.store:
+        if run is None or not prefilled.request.store or prefilled.scope is NOWHERE:
             return NO_BLOCKS
         found = await blocks_of(self.memory.registry, prefilled, run, self.memory.spec.block_tokens)
         kept = await self.memory.put(prefilled.scope, run, found.blocks, prefilled.owner)
@@ -399,7 +321,8 @@ class Pipeline:
                 stored = NO_BLOCKS
             stored = stored or await self._put(prefilled)
             try:
-                turn = await threads.work(self._new_turn, prefilled, answer, stored)
+                signer = await threads.work(self.planner.lexicon.signer, scope)
+                turn = await threads.work(new_turn, prefilled, answer.text, stored, signer)
                 turn_id = await self.memory.commit(scope, turn)
             except BaseException:
                 await self.memory.discard(stored.blocks)
@@ -414,33 +337,7 @@ class Pipeline:
             self.followers.monitor.add(prefilled, answer, turn_id)
         return turn_id
 
-    def _new_turn(self, prefilled: Prefilled, answer: Answer, stored: TurnBlocks) -> NewTurn:
-        bands = self.planner.lexicon.signer(prefilled.scope).bands(stored.tokens) if stored.blocks else ()
-        return NewTurn(
-            tokens=stored.tokens,
-            blocks=stored.blocks,
-            bands=tuple(np.unique(bands).tolist()),
-            messages=prefilled.request.messages,
-            answer=answer.text,
-            report=prefilled.report,
-            prompt_tokens=len(prefilled.prompt),
-            session=prefilled.request.session,
-            exact_tokens=stored.exact_tokens,
-            depth=depth(prefilled, stored.exact_tokens == len(stored.tokens)),
-            superseded=superseded(prefilled, stored.tokens),
-        )
-
 
 def _parted(parted: CallStream, text: str) -> Piece:
     content, parts = parted.push(text)
     return Piece(content, None, parts)
-
-
-def _generation(
-    prefilled: Prefilled, answer: Answer, turn_id: int | None, content: str, calls: tuple[ToolCall, ...]
-) -> Generation:
-    report = replace(prefilled.report, turn_id=turn_id)
-    usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
-    called = any(call.whole for call in calls) and answer.finish_reason == "stop"
-    reason = "tool_calls" if called else answer.finish_reason
-    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from semshare_agents.match.facts import GUARDS, FactGuard
+from semshare_agents.match.facts import FACT_CHECKS, FactCheck
 from semshare_agents.match.lexicon import Lexicon
 from semshare_agents.match.matchers import Matcher, along_path
 from semshare_agents.model.loading import LoadedModel
@@ -31,7 +31,7 @@ class Planner:
         calibration: Predicts drift.
         matcher: Gives semantically matched tokens their reference tokens.
         similarity_threshold: Least similarity of a semantic donor.
-        fact_guard: How facts are protected: a name of `GUARDS`, or `auto` for what a request's fidelity asks for.
+        fact_guard: How facts are protected: a name of `FACT_CHECKS`, or `auto` for what a request's fidelity asks for.
     """
 
     lexicon: Lexicon
@@ -48,9 +48,9 @@ class Planner:
         """Shorter spans are not worth their while: a moved span's head is computed again."""
         return self.settings.head_tokens + self.settings.tail_tokens
 
-    def guard(self, fidelity: Fidelity) -> FactGuard | None:
+    def fact_check(self, fidelity: Fidelity) -> FactCheck | None:
         """How facts are protected in a turn; None where they are not."""
-        return GUARDS[fidelity.like if self.fact_guard == "auto" else self.fact_guard]
+        return FACT_CHECKS[fidelity.like if self.fact_guard == "auto" else self.fact_guard]
 
     def plan(self, alignment: Alignment, request: Request, model: LoadedModel, on_disk: Callable[[str], bool]) -> Plan:
         """The rows to compute, within what the request allows.

@@ -10,7 +10,7 @@ import torch
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import Run
 from semshare_agents.request.request import Request
-from semshare_agents.store.tiers import Owner
+from semshare_agents.store.loaded import Owner
 from semshare_agents.timing.clock import Clock
 from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope
 
@@ -73,6 +73,11 @@ class Matched:
         """The request as it was let through."""
         return self.admitted.request
 
+    @property
+    def owner(self) -> Owner:
+        """Who uses stored blocks: a turn that is not stored is no turn of its session."""
+        return Owner(self.scope.tenant, (self.request.session or "") if self.request.store else "")
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -133,7 +138,7 @@ class Prefilled:
     @property
     def owner(self) -> Owner:
         """Whose blocks the turn brings."""
-        return Owner(self.scope.tenant, self.request.session or "")
+        return self.filled.matched.owner
 
     @property
     def alignment(self) -> Alignment:

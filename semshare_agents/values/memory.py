@@ -99,7 +99,7 @@ class Alignment:
         distance: 0 for equal tokens; for semantic matches in (0, 1], larger is worse, shape `(tokens,)`.
         donors: The donors.
         similarity: Similarity of the semantic donor, 0.0 without one.
-        doubtful: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
+        invalidated: Matched positions whose KV may know another fact than the prompt; always computed, ascending.
         refused: Why the loosest matches asked for were not found, given up or lost; None otherwise.
         asked: What each token's passage has in common with the question, shape `(tokens,)`; empty where nobody looked.
     """
@@ -110,7 +110,7 @@ class Alignment:
     distance: Floats
     donors: tuple[Donor, ...] = ()
     similarity: float = 0.0
-    doubtful: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    invalidated: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     refused: Reason | None = None
     asked: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 

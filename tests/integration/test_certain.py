@@ -10,7 +10,7 @@ import pytest
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.reuse.certain import NEAR_TIE
 from semshare_agents.reuse.drift import Calibration
-from semshare_agents.turn import pipeline
+from semshare_agents.turn import compute, pipeline
 from semshare_agents.values import Generation
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -24,7 +24,7 @@ Messages = Sequence[dict[str, str]]
 
 
 def every_lead_is_narrow(patch: pytest.MonkeyPatch, first: float = 1e9) -> None:
-    patch.setattr(pipeline, "FIRST_SPREADS", first)
+    patch.setattr(compute, "FIRST_SPREADS", first)
     patch.setattr(pipeline, "LATER_SPREADS", 1e9)
 
 

@@ -180,7 +180,7 @@ async def test_verify_brings_files_home_and_drops_what_nothing_uses(memory: Path
     assert lost.exists()
     assert copied.exists()
     assert not unused.exists()
-    assert store.strays() == []
+    assert store.misplaced() == []
 
 
 async def test_verify_leaves_a_memory_in_use_alone(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

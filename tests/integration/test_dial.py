@@ -16,7 +16,7 @@ from semshare_agents.bench.calibrate import SHARES
 from semshare_agents.cli.main import app
 from semshare_agents.errors import CalibrationError, ConfigurationError
 from semshare_agents.llm import SemShareLLM
-from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
+from semshare_agents.model.run import DEFERRED_STEP_ROWS, RowRun
 from semshare_agents.request.options import request_of
 from semshare_agents.reuse import drift
 from semshare_agents.reuse.drift import Calibration, calibration_for, calibration_path, save
@@ -66,7 +66,7 @@ async def test_by_default_short_prompts_are_exact_within_a_few_tokens(open_llm: 
         assert isinstance(run, RowRun)
         assert prefilled.plan.hurried == (fidelity == "auto")
         before = run.exact
-        steps = -(-(run.length - before) // LATE_STEP_ROWS)
+        steps = -(-(run.length - before) // DEFERRED_STEP_ROWS)
         logits = prefilled.logits
         for token in cold.tokens[: steps + 1]:
             logits = run.compute(llm.pipeline.next_step(run, int(token)))[-1]
@@ -162,19 +162,19 @@ async def test_late_looks_are_computed_while_answering(open_llm: OpenLLM) -> Non
     try:
         run = prefilled.run
         assert isinstance(run, RowRun)
-        late = run.late.copy()
+        late = run.deferred.copy()
         assert len(late)
         looked = np.setdiff1d(late, prefilled.plan.rows)
         assert len(looked)
         assert set(prefilled.alignment.kind[looked]) == {Kind.MOVED}
         assert late[-1] == len(prefilled.prompt) - 1
         before = run.buffer.clone()
-        for token in range(5, 5 - (-len(late) // LATE_STEP_ROWS)):
+        for token in range(5, 5 - (-len(late) // DEFERRED_STEP_ROWS)):
             run.compute(llm.pipeline.next_step(run, token))
         changed = (run.buffer != before).any(-1).any(2).any(1).any(0).numpy()[: len(prefilled.prompt)]
         assert set(np.flatnonzero(changed)) <= set(late.tolist())
         assert changed.sum() > len(late) // 2
-        assert not len(run.late)
+        assert not len(run.deferred)
     finally:
         run.close()
 

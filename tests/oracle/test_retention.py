@@ -12,9 +12,9 @@ from semshare_agents.errors import ConfigurationError
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.rows import ForwardStopped, RowModel
 from semshare_agents.model.run import RowRun
-from semshare_agents.retain import POLICIES, Retention, kept_positions, layer_shares
+from semshare_agents.retain import POLICIES, Retention, layer_shares, retained_positions
+from semshare_agents.retain.observer import TailObserver
 from semshare_agents.retain.run import RetainedRun
-from semshare_agents.retain.watch import TailWatch
 from tests import tiny
 
 TOKENS = 120
@@ -28,9 +28,9 @@ def prefilled(family: str) -> tuple[RowModel, RowRun, torch.Tensor]:
     ids = np.random.default_rng(3).integers(4, tiny.VOCABULARY, TOKENS)
     run = RowRun(rows, BufferPool(rows.layout, rows.device), TOKENS + len(ANSWER))
     run.cold(ids)
-    watch = TailWatch(TOKENS - 16)
+    watch = TailObserver(TOKENS - 16)
     tail = np.arange(TOKENS - 16, TOKENS)
-    rows.forward(ids[tail], tail, run.buffer, attention_watch=watch)
+    rows.forward(ids[tail], tail, run.buffer, observer=watch)
     return rows, run, watch.attention()
 
 
@@ -38,7 +38,7 @@ def prefilled(family: str) -> tuple[RowModel, RowRun, torch.Tensor]:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_share_of_one_is_the_full_run_to_the_bit(family: str, policy: str) -> None:
     rows, run, attention = prefilled(family)
-    kept = kept_positions(Retention(policy, 1.0), attention)
+    kept = retained_positions(Retention(policy, 1.0), attention)
     assert all((where == torch.arange(TOKENS)).all() for where in kept)
     retained = RetainedRun(rows, run.buffer, kept, TOKENS, len(ANSWER))
     for token in ANSWER:
@@ -48,7 +48,7 @@ def test_a_share_of_one_is_the_full_run_to_the_bit(family: str, policy: str) -> 
 @pytest.mark.parametrize("family", list(tiny.REUSABLE))
 def test_only_what_was_kept_is_read(family: str) -> None:
     rows, run, attention = prefilled(family)
-    kept = kept_positions(Retention("decay", 0.5, recent=8), attention)
+    kept = retained_positions(Retention("decay", 0.5, recent=8), attention)
     lengths = {where.shape[1] for where in kept}
     assert len(lengths) > 1
 
@@ -69,7 +69,7 @@ def test_only_what_was_kept_is_read(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "smollm3-nope"])
 def test_eight_bits_drift_little_and_take_less(family: str) -> None:
     rows, run, attention = prefilled(family)
-    kept = kept_positions(Retention("constant", 1.0), attention)
+    kept = retained_positions(Retention("constant", 1.0), attention)
     wide, narrow = (RetainedRun(rows, run.buffer, kept, TOKENS, len(ANSWER), int8) for int8 in (False, True))
     assert narrow.nbytes < 0.5 * wide.nbytes
     for token in ANSWER:
@@ -90,7 +90,7 @@ def test_the_watch_sees_the_stock_attention() -> None:
 
 def test_a_stopped_run_ends_early() -> None:
     rows, run, attention = prefilled("llama")
-    retained = RetainedRun(rows, run.buffer, kept_positions(Retention(), attention), TOKENS, 4)
+    retained = RetainedRun(rows, run.buffer, retained_positions(Retention(), attention), TOKENS, 4)
     retained.stop.set()
     with pytest.raises(ForwardStopped):
         retained.step(5)
@@ -117,7 +117,7 @@ def test_sinks_and_the_recent_window_stay_and_the_mean_share_holds(
     shares = layer_shares(retention, attention)
     assert np.mean(shares) == pytest.approx(share, abs=1e-6)
     assert all(0 < s <= 1 for s in shares)
-    for where, wanted in zip(kept_positions(retention, attention), shares, strict=True):
+    for where, wanted in zip(retained_positions(retention, attention), shares, strict=True):
         assert (where.diff(dim=1) > 0).all()
         assert where.shape[1] == min(tokens, max(int(np.ceil(wanted * tokens - 1e-6)), sinks + recent))
         protected = {*range(min(sinks, tokens)), *range(max(0, tokens - recent), tokens)}

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.caching import cache_name
 from semshare_agents.model.rows import ForwardStopped, RowModel
-from semshare_agents.model.run import LATE_STEP_ROWS, RowRun
+from semshare_agents.model.run import DEFERRED_STEP_ROWS, RowRun
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Plan
 from tests import tiny
@@ -112,7 +112,7 @@ def test_many_row_groups_equal_the_stock_forward() -> None:
     rows.forward(ids, np.arange(len(ids)), buffer)
     broken = np.concatenate(([3], np.arange(100, 250, 2), [770], np.arange(1390, 1400)))
     buffer[:, :, :, torch.as_tensor(broken)] = float("nan")
-    assert len(rows.row_pass(broken).groups) > 3
+    assert len(rows.step_batch(broken).groups) > 3
     found = rows.forward(ids[broken], broken, buffer, logits=len(broken))
     assert_close(found, expected[broken], torch.float32)
 
@@ -120,15 +120,15 @@ def test_many_row_groups_equal_the_stock_forward() -> None:
 def test_late_rows_are_computed_by_the_next_steps() -> None:
     rows, ids = row_model("llama", torch.float32), prompt(5, 300)
     expected, cache = stock(rows.model, ids)
-    late = np.sort(np.random.default_rng(6).permutation(np.arange(5, 290))[: LATE_STEP_ROWS + 8])
+    late = np.sort(np.random.default_rng(6).permutation(np.arange(5, 290))[: DEFERRED_STEP_ROWS + 8])
     run, prefilled = RowRun(rows, BufferPool(rows.layout, rows.device), len(ids)), len(ids) - 3
     run.prefill(ids[:prefilled], np.arange(prefilled), 0)
     broken = torch.as_tensor(late)
-    run.buffer[:, :, :, broken[:LATE_STEP_ROWS]] *= -1
-    run.late = late
+    run.buffer[:, :, :, broken[:DEFERRED_STEP_ROWS]] *= -1
+    run.deferred = late
     assert_close(run.step(int(ids[-3]), repair_rows=5), expected[-3], torch.float32)
     assert run.exact == 0  # late rows go first
-    run.buffer[:, :, :, broken[LATE_STEP_ROWS:]] *= -1
+    run.buffer[:, :, :, broken[DEFERRED_STEP_ROWS:]] *= -1
     assert_close(run.step(int(ids[-2]), repair_rows=5), expected[-2], torch.float32)
     for layer, kept in enumerate(cache.layers):
         assert_close(run.buffer[layer, 0, :, : len(ids) - 1], kept.keys[0, :, :-1], torch.float32)
@@ -144,13 +144,13 @@ def test_a_finished_run_is_a_cold_one(exact: int) -> None:
     run, prefilled = RowRun(rows, BufferPool(rows.layout, rows.device), len(ids)), len(ids) - 4
     run.prefill(ids[:prefilled], np.arange(prefilled), exact)
     run.buffer[:, :, :, exact:prefilled] *= -1
-    run.late = np.arange(exact, exact + 3)
+    run.deferred = np.arange(exact, exact + 3)
     for token in ids[prefilled:-1]:
         run.step(int(token))
     run.exact = min(run.exact, exact)
     assert_close(run.compute(run.rest())[-1], expected[-2], torch.float32)
     assert run.exact == run.length == len(ids) - 1
-    assert not len(run.late)
+    assert not len(run.deferred)
     assert_close(run.step(int(ids[-1])), expected[-1], torch.float32)
     for layer, kept in enumerate(cache.layers):
         assert_close(run.buffer[layer, 0, :, : len(ids)], kept.keys[0], torch.float32)
@@ -235,7 +235,7 @@ def test_narrowing_that_keeps_all_rows_equals_the_stock_forward(family: str) -> 
     buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     buffer.normal_()
     plan = layered(everything, everything[-4:], (1.0,) * len(rows.layers))
-    found = rows.forward(ids, everything, buffer, logits=len(ids), narrow=narrowing(plan), watch=plan.check_layer)
+    found = rows.forward(ids, everything, buffer, logits=len(ids), prune=narrowing(plan), check_layer=plan.check_layer)
     assert_close(found, expected, torch.float32)
 
 
@@ -247,7 +247,7 @@ def test_narrowing_over_true_kv_leaves_the_last_logits_as_they_are(family: str) 
     rows.forward(ids, everything, buffer)
     deep = len(rows.layers) - 2
     plan = layered(everything, everything[-4:], (1.0, 1.0, *np.linspace(0.4, 0.1, deep).tolist()))
-    found = rows.forward(ids, everything, buffer, narrow=narrowing(plan), watch=plan.check_layer)
+    found = rows.forward(ids, everything, buffer, prune=narrowing(plan), check_layer=plan.check_layer)
     assert_close(found[-1], expected[-1], torch.float32)
 
 
@@ -269,7 +269,7 @@ def test_narrowing_keeps_the_rows_that_deviate_most() -> None:
         chosen.append(kept.numpy())
         return kept
 
-    rows.forward(ids, everything, buffer, narrow=watched, watch=1)
+    rows.forward(ids, everything, buffer, prune=watched, check_layer=1)
     assert chosen[0].tolist() == [*wrong.tolist(), *range(TOKENS - 6, TOKENS)]
 
 

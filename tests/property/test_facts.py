@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from semshare_agents.match.facts import GUARDS, find_doubt
+from semshare_agents.match.facts import FACT_CHECKS, find_invalidated
 from semshare_agents.match.words import TokenTexts, read
 from semshare_agents.values import Alignment, BlockRef, Donor, Ints, Kind
 from tests.words import WordTokenizer, tokens_of
@@ -53,9 +53,9 @@ def test_a_changed_fact_is_always_found(
     prompt, donor = written(rows, line, word, new), written(rows, line, word, old)
     # A number with a comma is three tokens; the alignment here is by place.
     assume(len(prompt) == len(donor))
-    guard = GUARDS[name]
+    guard = FACT_CHECKS[name]
     assert guard is not None
-    marked = set(find_doubt(prompt, aligned(prompt, donor, kind), 2, TEXTS, guard).tokens.tolist())
+    marked = set(find_invalidated(prompt, aligned(prompt, donor, kind), 2, TEXTS, guard).tokens.tolist())
     text = read(TEXTS.of(prompt))
     here = text.passage(int(np.flatnonzero(prompt != donor)[0]))
     whole = set(range(int(text.starts[here]), int(text.starts[here + 1])))
@@ -72,10 +72,10 @@ def test_equal_text_is_never_doubtful(edit: tuple[list[list[str]], int, int, str
     start = len(prompt) - len(text)
     found.kind[start:], found.donor[start:], found.source[start:] = Kind.MOVED, 0, np.arange(len(text))
     who = Donor(1, text, (BlockRef("k", 0, len(text), len(text)),), len(text))
-    guard = GUARDS[name]
+    guard = FACT_CHECKS[name]
     assert guard is not None
     whole = Alignment(found.kind, found.donor, found.source, found.distance, (who,))
-    assert not len(find_doubt(prompt, whole, 2, TEXTS, guard).tokens)
+    assert not len(find_invalidated(prompt, whole, 2, TEXTS, guard).tokens)
 
 
 @pytest.mark.alone
@@ -88,11 +88,11 @@ def test_time_grows_with_the_text_and_not_with_its_square() -> None:
         took = []
         for _ in range(3):
             start = time.process_time()
-            find_doubt(prompt, found, 2, TEXTS, guard)
+            find_invalidated(prompt, found, 2, TEXTS, guard)
             took.append(time.process_time() - start)
         return min(took)
 
-    guard = GUARDS["strict"]
+    guard = FACT_CHECKS["strict"]
     assert guard is not None
     seconds(50)
     assert seconds(1600) < 16 * seconds(200)

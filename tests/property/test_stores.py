@@ -16,8 +16,8 @@ from semshare_agents.errors import ConfigurationError, CorruptBlockError, StoreE
 from semshare_agents.evict import LRU
 from semshare_agents.kv.packing import PACKINGS, Raw, make_packing
 from semshare_agents.kv.packing.bits import pack_bits, unpack_bits
-from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, codec
-from semshare_agents.store.tiers import Leases
+from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, file_format
+from semshare_agents.store.holds import Leases
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FINGERPRINT = "f" * 64
@@ -38,8 +38,8 @@ def test_blocks_survive_the_file_to_the_bit(
     info = BlockInfo("abc", FINGERPRINT, shape[3])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "block"
-        path.write_bytes(codec.encode(info, Raw().pack(kv)))
-        found = Raw().unpack(codec.decode(path, info))
+        path.write_bytes(file_format.encode(info, Raw().pack(kv)))
+        found = Raw().unpack(file_format.decode(path, info))
         assert found.dtype == dtype
         assert found.shape == kv.shape
         assert torch.equal(found.view(torch.uint8), kv.view(torch.uint8))
@@ -51,7 +51,7 @@ def test_damage_anywhere_never_changes_what_is_served(at: int, bit: int, cut: bo
     kv = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     info = BlockInfo("abc", FINGERPRINT, 4)
     packing = make_packing(name)
-    content = bytearray(codec.encode(info, packing.pack(kv)))
+    content = bytearray(file_format.encode(info, packing.pack(kv)))
     at %= len(content)
     if cut:
         del content[at:]
@@ -61,7 +61,7 @@ def test_damage_anywhere_never_changes_what_is_served(at: int, bit: int, cut: bo
         path = Path(folder) / "block"
         path.write_bytes(content)
         try:
-            found = packing.unpack(codec.decode(path, info))
+            found = packing.unpack(file_format.decode(path, info))
         except CorruptBlockError:
             return
         assert not cut
@@ -123,7 +123,7 @@ def test_what_is_not_finite_cannot_be_quantised(name: str, wrong: float) -> None
 @pytest.mark.parametrize(("name", "share"), [("int8", 0.27), ("k5v4", 0.15)])
 def test_a_block_of_the_default_models_shape_takes_its_share(name: str, share: float) -> None:
     kv = torch.randn(30, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    disk = codec.file_bytes(make_packing(name).pack(kv))
+    disk = file_format.file_bytes(make_packing(name).pack(kv))
     assert disk < share * kv.nbytes
 
 
@@ -166,13 +166,13 @@ class TiersMachine(RuleBasedStateMachine):
         key = f"{len(self.blocks):06d}"
         info, kv = self.blocks.setdefault(key, block(key, tokens))
         before = {k for k in self.blocks if self.tiers.anywhere(k)}
-        self.tiers.departures()
+        self.tiers.evictions()
         if fast:
-            assert self.tiers.keep_fast(info, kv, 0) == (key in self.fast)
+            assert self.tiers.put_fast(info, kv, 0) == (key in self.fast)
         if durable:
-            assert self.tiers.keep_durable(info, kv, 0) == (key in self.slow)
+            assert self.tiers.put_durable(info, kv, 0) == (key in self.slow)
         after = {k for k in self.blocks if self.tiers.anywhere(k)}
-        assert before - after <= {gone.key for gone in self.tiers.departures()}
+        assert before - after <= {gone.key for gone in self.tiers.evictions()}
 
     @precondition(lambda self: self.blocks)
     @rule(data=st.data())

@@ -18,7 +18,7 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import Metrics
 from semshare_agents.operate import audit
 from semshare_agents.registry.database import Database
-from semshare_agents.store import DiskStore, codec, disk
+from semshare_agents.store import DiskStore, disk, file_format
 from tests import tiny
 from tests.conftest import OpenLLM
 from tests.tiny import user
@@ -119,7 +119,7 @@ async def test_files_that_cannot_be_read_for_a_while(open_llm: OpenLLM, monkeypa
     llm = await open_llm(memory_bytes=0)
     assert await asked(llm, 0) == "cold"
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "safe_open", forbidden)
+        patch.setattr(file_format, "safe_open", forbidden)
         assert await asked(llm, 0, store=False) == "cold"
         assert counted(llm, "read") > 0
     assert await asked(llm, 0, store=False) == "exact", "their rows stayed"

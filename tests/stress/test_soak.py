@@ -81,7 +81,7 @@ async def books_are_right(home: Path, url: str) -> None:
         assert not found.gone, found
         assert not found.unused, found
         assert not found.broken_links, found
-        assert not found.leftovers, found
+        assert not found.temporary_files, found
         assert not found.held, found
         assert not found.orphans, f"{len(found.orphans)} of {found.files} files"
         async with registry.database.reading() as c:

@@ -24,13 +24,13 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.memory import pins as pinning
 from semshare_agents.operate import audit
 from semshare_agents.registry import Registry
-from semshare_agents.store import DiskStore, Tiers, codec, disk
+from semshare_agents.store import DiskStore, Tiers, disk, file_format
 from semshare_agents.store.ledger import Ledger
 from tests import pipelines, tiny
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 STEPS: dict[str, tuple[Any, str]] = {
-    "encode": (codec, "encode"),
+    "encode": (file_format, "encode"),
     "fsync": (os, "fsync"),
     "rename": (Path, "rename"),
     "folder": (disk, "_sync_folder"),
@@ -42,7 +42,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "repaired": (Registry, "repaired"),
     "room": (DiskStore, "take"),
     "ledger": (Ledger, "_append"),
-    "sink": (Tiers, "_sink"),
+    "sink": (Tiers, "_demote"),
     "demoted": (Registry, "demoted"),
     "forget": (Registry, "forget"),
     "delete": (DiskStore, "delete"),

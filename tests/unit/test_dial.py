@@ -34,9 +34,9 @@ from semshare_agents.reuse.look import (
     gone_tokens,
     look_among_moved,
     look_at_moved,
+    observation_window,
     seen_rows,
     unseen_tokens,
-    viewers,
 )
 from semshare_agents.reuse.plan import PlanSettings, cold_plan
 from semshare_agents.settings import load_settings
@@ -112,8 +112,8 @@ def test_the_second_pass_takes_what_was_looked_at() -> None:
 
 
 def test_viewers_are_the_unbroken_end() -> None:
-    assert viewers(np.array([0, 1, 5, 8, 9]), 10) == 2
-    assert viewers(np.arange(100), 100) == 32
+    assert observation_window(np.array([0, 1, 5, 8, 9]), 10) == 2
+    assert observation_window(np.arange(100), 100) == 32
     layers = torch.zeros(6, 1, 3)
     layers[3, 0, 1] = 1.0
     layers[5, 0, 2] = 1.0

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from semshare_agents.bench.facts import count_facts, fact_columns, states
-from semshare_agents.match.facts import GUARDS, Doubt, FactGuard, find_doubt, guarded
+from semshare_agents.match.facts import FACT_CHECKS, FactCheck, Invalidated, facts_checked, find_invalidated
 from semshare_agents.match.words import NEGATED, TokenTexts, read
 from semshare_agents.reuse.plan import required_rows
 from semshare_agents.values import Alignment, BlockRef, Donor, Ints, Kind, ReasonCode
 from tests.words import WordTokenizer, tokens_of
 
-STRICT, BALANCED = FactGuard(), GUARDS["balanced"]
+STRICT, BALANCED = FactCheck(), FACT_CHECKS["balanced"]
 BEFORE = [f"Line {w} tells of the {w} road to the {w} mill and its miller." for w in ("old", "wet", "long", "dry")]
 AFTER = [f"Then {w} people walked along a {w} river towards home." for w in ("tired", "merry", "silent", "hungry")]
 
@@ -42,9 +42,9 @@ def edited(old: str, new: str, kind: Kind = Kind.MOVED) -> tuple[Ints, Alignment
     return mine, replace(found, donors=(donor,)), (start, start + len(tokens_of(new)))
 
 
-def doubt(old: str, new: str, kind: Kind = Kind.MOVED, guard: FactGuard = STRICT) -> tuple[Doubt, set[int]]:
+def doubt(old: str, new: str, kind: Kind = Kind.MOVED, guard: FactCheck = STRICT) -> tuple[Invalidated, set[int]]:
     prompt, found, (start, end) = edited(old, new, kind)
-    return find_doubt(prompt, found, 2, texts(), guard), {
+    return find_invalidated(prompt, found, 2, texts(), guard), {
         i for i in range(start, end) if found.kind[i] != Kind.COMPUTED
     }
 
@@ -67,7 +67,7 @@ CHANGES = [
 @pytest.mark.parametrize("guard", [STRICT, BALANCED], ids=["strict", "balanced"])
 @pytest.mark.parametrize("kind", [Kind.MOVED, Kind.SEMANTIC])
 @pytest.mark.parametrize(("old", "new"), CHANGES)
-def test_a_changed_fact_makes_its_whole_line_doubtful(old: str, new: str, kind: Kind, guard: FactGuard) -> None:
+def test_a_changed_fact_makes_its_whole_line_doubtful(old: str, new: str, kind: Kind, guard: FactCheck) -> None:
     found, line = doubt(old, new, kind, guard)
     assert line <= set(found.tokens.tolist())
     assert found.changed > 0
@@ -78,12 +78,12 @@ def test_any_other_word_in_like_wording_counts_where_one_is_wary(kind: Kind) -> 
     old, new = "The painting shows a calm lake at dawn.", "The painting shows a calm harbour at dawn."
     found, line = doubt(old, new, kind)
     assert line <= set(found.tokens.tolist())
-    assert doubt(old, new, kind, FactGuard(wary=False))[0].changed == 0
+    assert doubt(old, new, kind, FactCheck(wary=False))[0].changed == 0
 
 
 def test_the_question_is_computed_once_a_fact_changed() -> None:
     prompt, found, _ = edited(*CHANGES[0])
-    marked = find_doubt(prompt, found, 2, texts(), STRICT).tokens
+    marked = find_invalidated(prompt, found, 2, texts(), STRICT).tokens
     assert {len(prompt) - 2, len(prompt) - 1} <= set(marked.tolist())
 
 
@@ -95,7 +95,7 @@ def test_lines_that_mention_what_changed_are_computed_and_unrelated_ones_are_not
         prompt, found, _ = edited(old, new)
     finally:
         AFTER.remove(mention)
-    marked = set(find_doubt(prompt, found, 2, texts(), FactGuard(mention_share=1.0)).tokens.tolist())
+    marked = set(find_invalidated(prompt, found, 2, texts(), FactCheck(mention_share=1.0)).tokens.tolist())
     text = read(texts().of(prompt))
     lines = [set(range(int(a), int(b))) for a, b in zip(text.starts, text.starts[1:], strict=False)]
     assert lines[7] <= marked
@@ -104,22 +104,22 @@ def test_lines_that_mention_what_changed_are_computed_and_unrelated_ones_are_not
 
 def test_inserted_and_dropped_lines_replace_no_fact() -> None:
     prompt, found, _ = edited("", "A storm of 1888 tore the roof from 12 houses.")
-    assert not len(find_doubt(prompt, found, 2, texts(), STRICT).tokens)
+    assert not len(find_invalidated(prompt, found, 2, texts(), STRICT).tokens)
     prompt, found, _ = edited("A storm of 1888 tore the roof from 12 houses.\nIt was Bruno who saw it.", "")
-    assert not len(find_doubt(prompt, found, 2, texts(), STRICT).tokens)
+    assert not len(find_invalidated(prompt, found, 2, texts(), STRICT).tokens)
 
 
 def test_equal_text_is_never_doubtful() -> None:
     prompt, found, _ = edited(CHANGES[0][0], CHANGES[0][0])
-    assert not len(find_doubt(prompt, found, 2, texts(), STRICT).tokens)
+    assert not len(find_invalidated(prompt, found, 2, texts(), STRICT).tokens)
 
 
 def test_semantic_matches_are_refused_where_too_much_differs() -> None:
     prompt, found, _ = edited(*CHANGES[0], kind=Kind.SEMANTIC)
-    kept = guarded(prompt, found, 2, texts(), STRICT)
+    kept = facts_checked(prompt, found, 2, texts(), STRICT)
     assert not kept.refused
-    assert len(kept.doubtful)
-    refused = guarded(prompt, found, 2, texts(), FactGuard(most_changed=0.0))
+    assert len(kept.invalidated)
+    refused = facts_checked(prompt, found, 2, texts(), FactCheck(most_changed=0.0))
     assert refused.refused is not None
     assert refused.refused.code == ReasonCode.FACTS
     assert "differ" in refused.refused.text
@@ -129,7 +129,7 @@ def test_semantic_matches_are_refused_where_too_much_differs() -> None:
 
 def test_doubtful_tokens_are_required_rows() -> None:
     _, found, _ = edited(*CHANGES[0])
-    marked = replace(found, doubtful=np.array([20, 21]))
+    marked = replace(found, invalidated=np.array([20, 21]))
     assert required_rows(marked, 0, 1)[[20, 21]].all()
     assert not required_rows(found, 0, 1)[[20, 21]].any()
 

@@ -185,7 +185,7 @@ TREE = {
 
 
 def test_the_exception_tree_is_the_one_drawn() -> None:
-    classes = {name: c for name, c in vars(errors).items() if inspect.isclass(c)}
+    classes = {name: c for name, c in vars(errors).items() if inspect.isclass(c) and issubclass(c, Exception)}
     assert {name: c.__bases__[0].__name__ for name, c in classes.items()} == TREE
     assert issubclass(errors.ConfigurationError, ValueError)
     assert issubclass(errors.PromptError, ValueError)

@@ -64,9 +64,9 @@ def test_zero_and_nothing_are_values(name: str, value: Any, expected: Any) -> No
 def test_false_is_a_value() -> None:
     assert asked(store=False).store is False
     assert asked(raw=False).raw is False
-    assert asked(tools=[], parallel_tool_calls=False).want.parallel is False
+    assert asked(tools=[], parallel_tool_calls=False).response.parallel is False
     assert asked(reuse="off").reuse == "off"
-    assert asked(response_schema={}).want.schema == {}
+    assert asked(response_schema={}).response.schema == {}
 
 
 @pytest.mark.parametrize(

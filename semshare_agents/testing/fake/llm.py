@@ -206,7 +206,7 @@ class FakeLLM(Face):
         cleaned = clean_messages(request.messages)
         request = replace(request, messages=cleaned)
         prompt = prompt_of(request)
-        check_grammar(request.want)
+        check_grammar(request.response)
         room = check_length(len(prompt), request.sampling.max_new_tokens, model.context_tokens)
         self.calls.append(FakeCall(cleaned, dict(options), request))
         text, calls = self._script.next(cleaned)
@@ -230,7 +230,7 @@ class FakeLLM(Face):
 
     def _named(self, calls: list[ToolCall], request: Request) -> list[ToolCall]:
         """Calls with ids of their own; a call of a tool that is not there is the script's mistake."""
-        names = [tool["function"]["name"] for tool in request.want.tools]
+        names = [tool["function"]["name"] for tool in request.response.tools]
         for call in calls:
             if call.name not in names:
                 raise AssertionError(f"the script calls {call.name!r}; the tools that were given are {names}")

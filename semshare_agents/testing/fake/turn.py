@@ -32,7 +32,7 @@ from semshare_agents.values.reason import REUSE_OFF
 
 if TYPE_CHECKING:
     from semshare_agents.request.counting import PromptCounter
-    from semshare_agents.request.output import Wanted
+    from semshare_agents.request.output import ResponseSpec
     from semshare_agents.request.request import Request
 
 COLD_SECONDS_A_TOKEN = 0.001
@@ -67,14 +67,14 @@ class FakeOutput:
     """Makes prompts and checks schemas, as the adapter's own does."""
 
     @staticmethod
-    def prompt(messages: Sequence[dict[str, Any]], want: Wanted) -> Ints:
+    def prompt(messages: Sequence[dict[str, Any]], response: ResponseSpec) -> Ints:
         """Token ids of a prompt."""
-        return np.asarray(ids(prompt_words(messages, want.tools)), np.int64)
+        return np.asarray(ids(prompt_words(messages, response.tools)), np.int64)
 
     @staticmethod
-    def constraint(want: Wanted) -> None:
+    def constraint(response: ResponseSpec) -> None:
         """Check that an answer can be held to what is wanted; see `check_grammar`."""
-        check_grammar(want)
+        check_grammar(response)
 
 
 class FakeReader(Reader):
@@ -96,10 +96,10 @@ def prompt_of(request: Request) -> list[int]:
     messages = [dict(message) for message in request.messages]
     if request.raw:
         return [int(token) for token in tokenise_text(_Encoder, messages)]
-    return ids(prompt_words(messages, request.want.tools))
+    return ids(prompt_words(messages, request.response.tools))
 
 
-def check_grammar(want: Wanted) -> None:
+def check_grammar(response: ResponseSpec) -> None:
     """Check that an answer can be held to what is wanted, as constrained decoding would.
 
     Raises:
@@ -108,13 +108,13 @@ def check_grammar(want: Wanted) -> None:
     """
     from semshare_agents.constrain.grammar import answer_grammar
 
-    grammar = answer_grammar(want.schema, want.tools, want.choice, want.parallel, CALLS, {})
+    grammar = answer_grammar(response.schema, response.tools, response.choice, response.parallel, CALLS, {})
     if not grammar:
         return
     try:
         from llguidance import LLMatcher
     except ImportError as e:
-        if want.schema is None and want.choice == "auto":
+        if response.schema is None and response.choice == "auto":
             return
         raise ConfigurationError(
             "JSON schemas and forced tool calls need llguidance: pip install 'semshare-agents[structured]'"

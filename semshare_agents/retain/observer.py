@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 import torch
 
-from semshare_agents.model.attention import RowPass, attended
+from semshare_agents.model.attention import StepBatch, attended
 
 
-class TailWatch:
+class TailObserver:
     """Sums up the attention of a pass's last rows; give it to a forward as `watch`.
 
     Args:
@@ -23,12 +23,12 @@ class TailWatch:
         self.layers: dict[int, torch.Tensor] = {}
         """For each layer, the mean attention that each key of each KV head gets, `(kv_heads, keys)`."""
 
-    def __call__(self, row_pass: RowPass, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
-        """See `semshare_agents.model.attention.Watch`."""
-        count = int((row_pass.rows >= self._first).sum())
-        if not count or (self._watched is not None and row_pass.layer not in self._watched):
+    def __call__(self, step_batch: StepBatch, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
+        """See `semshare_agents.model.attention.AttentionObserver`."""
+        count = int((step_batch.rows >= self._first).sum())
+        if not count or (self._watched is not None and step_batch.layer not in self._watched):
             return
-        self.layers[row_pass.layer] = attended(row_pass, query, key, scaling, count)
+        self.layers[step_batch.layer] = attended(step_batch, query, key, scaling, count)
 
     def attention(self) -> torch.Tensor:
         """Attention of all watched layers, `(layers, kv_heads, keys)`."""

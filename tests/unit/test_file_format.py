@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritableError
 from semshare_agents.kv.packing import PACKINGS, Packing, Raw
-from semshare_agents.store import BlockInfo, DiskStore, codec
+from semshare_agents.store import BlockInfo, DiskStore, file_format
 
 INFO = BlockInfo("abkey", "f" * 64, 8)
 
@@ -24,12 +24,12 @@ def kv(seed: int = 0) -> torch.Tensor:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     written = tmp_path / "block.safetensors"
-    written.write_bytes(codec.encode(INFO, Raw().pack(kv())))
+    written.write_bytes(file_format.encode(INFO, Raw().pack(kv())))
     return written
 
 
 def test_round_trip(path: Path) -> None:
-    assert torch.equal(codec.decode(path, INFO).parts["kv"], kv())
+    assert torch.equal(file_format.decode(path, INFO).parts["kv"], kv())
 
 
 def test_every_flipped_byte_is_noticed(path: Path) -> None:
@@ -43,7 +43,7 @@ def test_every_flipped_byte_is_noticed(path: Path) -> None:
         damaged[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            found = codec.decode(path, INFO)
+            found = file_format.decode(path, INFO)
         except CorruptBlockError:
             continue
         served.append(at)
@@ -57,47 +57,47 @@ def test_truncated_files_are_corrupt(path: Path, left: int) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:left])
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, INFO)
+        file_format.decode(path, INFO)
 
 
 def test_longer_files_are_corrupt(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0" * 16)
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, INFO)
+        file_format.decode(path, INFO)
 
 
 @pytest.mark.parametrize("wrong", [{"key": "abother"}, {"fingerprint": "e" * 64}, {"tokens": 7}, {"tokens": 9}])
 def test_another_blocks_file_is_corrupt(path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, replace(INFO, **wrong))
+        file_format.decode(path, replace(INFO, **wrong))
 
 
 def test_other_safetensors_files_are_corrupt(path: Path) -> None:
     path.write_bytes(save({"kv": kv()}))
     with pytest.raises(CorruptBlockError, match="format"):
-        codec.decode(path, INFO)
-    path.write_bytes(save({"weights": kv()}, {"format": codec.FORMAT}))
+        file_format.decode(path, INFO)
+    path.write_bytes(save({"weights": kv()}, {"format": file_format.FORMAT}))
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, INFO)
+        file_format.decode(path, INFO)
 
 
 def test_equal_bytes_of_another_type_or_shape_are_corrupt(path: Path) -> None:
-    honest = codec.encode(INFO, Raw().pack(kv()))
+    honest = file_format.encode(INFO, Raw().pack(kv()))
     as_ints = honest.replace(b'"F32"', b'"I32"')
     assert as_ints != honest
     path.write_bytes(as_ints)
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, INFO)
+        file_format.decode(path, INFO)
     reshaped = honest.replace(b"[2,2,3,8,4]", b"[2,3,2,8,4]")
     assert reshaped != honest
     path.write_bytes(reshaped)
     with pytest.raises(CorruptBlockError):
-        codec.decode(path, INFO)
+        file_format.decode(path, INFO)
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        codec.decode(tmp_path / "none", INFO)
+        file_format.decode(tmp_path / "none", INFO)
 
 
 def test_files_swapped_on_disk_are_corrupt(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_files_are_private_and_no_aside_file_stays(tmp_path: Path) -> None:
     store.put(INFO, kv())
     assert store.path(INFO.key).stat().st_mode & 0o077 == 0
     assert (tmp_path / "kv").stat().st_mode & 0o077 == 0
-    assert store.leftovers() == []
+    assert store.temporary_files() == []
     assert store.check(INFO) == ""
     store.delete(INFO.key)
     assert store.check(INFO) == "its file is gone"
@@ -131,7 +131,7 @@ def test_an_interrupted_write_is_not_an_entry(tmp_path: Path) -> None:
     aside = tmp_path / "ab" / "abkey.1.tmp"
     aside.write_bytes(b"half")
     assert list(store.entries()) == []
-    assert store.leftovers() == [aside]
+    assert store.temporary_files() == [aside]
     assert store.get(INFO) is None
 
 
