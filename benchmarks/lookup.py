@@ -118,7 +118,7 @@ def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> d
 async def fill(registry: Registry, scope: Scope, signer: Signer, texts: Iterable[Ints]) -> None:
     """Register turns in bulk; on PostgreSQL by COPY, with the indexes made afterwards."""
     on_server = registry.dialect == "postgresql"
-    async with registry._writing() as connection:
+    async with registry.database.writing() as connection:
         if on_server:
             # The rows refer to each other correctly by construction.
             await connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
@@ -137,12 +137,12 @@ async def fill(registry: Registry, scope: Scope, signer: Signer, texts: Iterable
             first += len(chunk)
             print(f"{first - 1:>9} turns filled", end="\r", file=sys.stderr)
     if on_server:
-        engine = make_engine(registry._engine.url.render_as_string(hide_password=False), migrating=True)
+        engine = make_engine(registry.database.engine.url.render_as_string(hide_password=False), migrating=True)
         async with engine.begin() as connection:
             for statement in RESTORED:
                 await connection.exec_driver_sql(statement)
         await engine.dispose()
-    async with registry._reading() as connection:
+    async with registry.database.reading() as connection:
         await connection.exec_driver_sql("VACUUM ANALYZE" if on_server else "ANALYZE")
 
 

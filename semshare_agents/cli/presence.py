@@ -32,8 +32,8 @@ def alone_at(home: Path) -> Iterator[bool]:
 async def alone_with(registry: Registry, home: Path) -> AsyncIterator[bool]:
     """Whether no other process uses a registry's memory, on this machine or through the server."""
     with alone_at(home) as here:
-        if registry.presence is None:
+        if registry.database.liveness is None:
             yield here
             return
-        async with registry.presence.alone() as everywhere:
+        async with registry.database.liveness.alone() as everywhere:
             yield here and everywhere

@@ -9,7 +9,7 @@ from semshare_agents.memory import pins
 from semshare_agents.memory.blocks import Blocks
 from semshare_agents.memory.memory import Memory
 from semshare_agents.registry import Registry
-from semshare_agents.registry.keeping import KeptBlock
+from semshare_agents.registry.eviction import StoredBlock
 from semshare_agents.settings import Settings
 from semshare_agents.store.loaded import Owner
 from semshare_agents.store.tiers import Tiers
@@ -57,7 +57,7 @@ async def hold_to_limits(memory: Memory, settings: Settings) -> None:
     await memory.settle()
 
 
-def _describe(tiers: Tiers, blocks: Sequence[KeptBlock]) -> None:
+def _describe(tiers: Tiers, blocks: Sequence[StoredBlock]) -> None:
     for block in blocks:
         use = Owner(block.tenant, block.session).use(block.used_at)
         for tier in tiers.tiers:

@@ -1,22 +1,21 @@
-"""What people look at: sessions, turns of one tenant, and a turn with its tokens."""
+"""What people look at: turns and sessions, what was said in them, and counts over all."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, and_, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.naming import missing
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.naming import missing, session_id
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,18 @@ class TurnRow:
     report: str
 
 
-class BrowseQueries:
+class Browsing(Part):
     """The part of the registry that the page and `semshare turns` use; raises `SealedError` where a key is missing."""
 
-    sealer: Sealer
+    async def turns(self, limit: int = 50) -> list[SimpleNamespace]:
+        """The newest turns with tenant and session names, newest first.
 
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
+        Raises:
+            SealedError: they are encrypted with a key that is not given.
+        """
+        query = _turns().add_columns(t.turns.c.depth, t.turns.c.answer).order_by(t.turns.c.id.desc()).limit(limit)
+        async with self.database.reading() as c:
+            return [SimpleNamespace(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
     async def browse(
         self, tenant: str, *, session: str | None = None, before: int | None = None, limit: int = 50
@@ -74,12 +78,12 @@ class BrowseQueries:
             query = query.where(t.sessions.c.name == session)
         if before is not None:
             query = query.where(t.turns.c.id < before)
-        async with self._reading() as c:
-            return [TurnRow(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
+        async with self.database.reading() as c:
+            return [TurnRow(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
     async def missing(self, tenant: str, session: str | None = None) -> str:
         """What is not stored of a tenant and its session, with the nearest names; empty where all is there."""
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return await missing(c, tenant, session)
 
     async def turn(self, turn_id: int, tenant: str | None = None) -> tuple[TurnRow, NDArray[np.int32]] | None:
@@ -92,11 +96,11 @@ class BrowseQueries:
         query = _turns().add_columns(t.turns.c.tokens).where(t.turns.c.id == turn_id)
         if tenant is not None:
             query = query.where(t.tenants.c.name == tenant)
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             row = (await c.execute(query)).first()
         if row is None:
             return None
-        values = self.sealer.opened(row._mapping)
+        values = self.database.sealer.opened(row._mapping)
         tokens = np.frombuffer(values.pop("tokens"), dtype="<i4")
         return TurnRow(**values), tokens
 
@@ -110,8 +114,46 @@ class BrowseQueries:
             .order_by(t.sessions.c.used_at.desc())
             .limit(limit)
         )
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return [dict(row._mapping) for row in await c.execute(query)]
+
+    async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
+        """The messages of a session so far: its newest turn's prompt and answer; empty for a new session.
+
+        Raises:
+            SealedError: they are encrypted with a key that is not given.
+        """
+        mine = session_id(tenant, session).scalar_subquery()
+        query = (
+            select(t.turns.c.id, t.turns.c.messages, t.turns.c.answer)
+            .where(t.turns.c.session_id == mine)
+            .order_by(t.turns.c.id.desc())
+            .limit(1)
+        )
+        async with self.database.reading() as c:
+            row = (await c.execute(query)).first()
+        if row is None:
+            return []
+        turn = self.database.sealer.opened(row._mapping)
+        return [*json.loads(turn["messages"]), {"role": "assistant", "content": turn["answer"]}]
+
+    async def statistics(self) -> dict[str, Any]:
+        """Counts and sums over the whole registry."""
+        kind, tokens, size = t.events.c.kind, t.events.c.tokens, t.blocks.c.size_bytes
+        async with self.database.reading() as c:
+            by_class = [dict(row._mapping) for row in await c.execute(_turns_by_class())]
+            by_kind = (await c.execute(select(kind, func.sum(tokens).label("tokens")).group_by(kind))).all()
+            blocks, block_bytes = (await c.execute(select(func.count(), func.coalesce(func.sum(size), 0)))).one()
+            sessions = (await c.execute(select(func.count()).select_from(t.sessions))).scalar_one()
+            tenants = (await c.execute(select(func.count()).select_from(t.tenants))).scalar_one()
+        return {
+            "tenants": tenants,
+            "sessions": sessions,
+            "turns": {figures.pop("reuse_class"): figures for figures in by_class},
+            "tokens_by_event": {row.kind: row.tokens for row in by_kind},
+            "blocks": blocks,
+            "block_bytes": int(block_bytes),
+        }
 
     async def drift_of(self, tenant: str) -> list[dict[str, Any]]:
         """A tenant's guard samples by class: `reuse_class`, `samples`, `kl_mean`, `agreement`."""
@@ -127,7 +169,7 @@ class BrowseQueries:
             .join(t.tenants, and_(t.tenants.c.id == t.scopes.c.tenant_id, t.tenants.c.name == tenant))
             .group_by(samples.reuse_class)
         )
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return [dict(row._mapping) for row in await c.execute(query)]
 
     async def savings(self, limit: int = 10_000) -> dict[str, dict[str, float]]:
@@ -143,7 +185,7 @@ class BrowseQueries:
         columns = (t.turns.c.id, t.turns.c.reuse_class, t.turns.c.report)
         query = select(*columns).order_by(t.turns.c.id.desc()).limit(limit)
         totals: dict[str, dict[str, float]] = {}
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             for row in await c.execute(query):
                 empty = {"known": 0, "unknown": 0, "seconds": 0.0, "low": 0.0, "high": 0.0}
                 total = totals.setdefault(row.reuse_class, empty)
@@ -156,7 +198,7 @@ class BrowseQueries:
     def _saved(self, row: Mapping[str, Any]) -> dict[str, float]:
         """What a turn saved; empty where that is not known."""
         try:
-            return json.loads(self.sealer.opened(row)["report"]).get("saved") or {}
+            return json.loads(self.database.sealer.opened(row)["report"]).get("saved") or {}
         except SealedError:
             return {}
 
@@ -174,3 +216,14 @@ def _turns() -> Select[Any]:
         .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
         .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
     )
+
+
+def _turns_by_class() -> Select[Any]:
+    turns = t.turns.c
+    return select(
+        turns.reuse_class,
+        func.count().label("turns"),
+        func.sum(turns.prompt_tokens).label("prompt_tokens"),
+        func.sum(turns.ttft_seconds).label("ttft_seconds"),
+        func.sum(turns.predicted_cold_seconds).label("predicted_cold_seconds"),
+    ).group_by(turns.reuse_class)

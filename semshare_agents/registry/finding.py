@@ -3,58 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Label, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Label, func, select
 
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, gathered, ids_of, listed
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.engine import gathered, ids_of, listed
 from semshare_agents.security.encryption import Sealer
 from semshare_agents.values import BlockRef, Donor, Hit, Ints, Scope
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
 TURNS_PER_BAND = 512
 
 
-class FindQueries:
+class Finding(Part):
     """The part of the registry that finds donors."""
-
-    dialect: str
-    holder: str
-    sealer: Sealer
-
-    async def _looking(self, look: Callable[[Connection], T]) -> T:
-        """Run a look-up where statements cost least: in a thread on SQLite, on the async driver elsewhere."""
-        raise NotImplementedError
-
-    def _visible(self) -> Any:
-        return or_(t.blocks.c.holder.is_(None), t.blocks.c.holder == self.holder)
 
     async def find_chain(self, scope: Scope, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Stored blocks by chain name: a turn that has the block, and the block's key."""
         query = (
             select(t.blocks.c.chain, t.blocks.c.turn_id, t.blocks.c.key)
-            .where(_within(t.blocks, scope), any_of(t.blocks.c.chain, names, self.dialect), self._visible())
+            .where(_within(t.blocks, scope), self.database.any_of(t.blocks.c.chain, names), self.database.visible())
             .order_by(t.blocks.c.id)
         )
-        return await self._looking(lambda c: {row.chain: (row.turn_id, row.key) for row in c.execute(query)})
+        return await self.database.looking(lambda c: {row.chain: (row.turn_id, row.key) for row in c.execute(query)})
 
     async def find_branch(self, scope: Scope, branch: str) -> list[int]:
         """Turns with a block that follows the same chain and begins with the same tokens, newest first."""
         query = (
             select(_newest_turn())
-            .where(_within(t.blocks, scope), t.blocks.c.branch == branch, self._visible())
+            .where(_within(t.blocks, scope), t.blocks.c.branch == branch, self.database.visible())
             .order_by(t.blocks.c.id.desc())
             .limit(BRANCH_CANDIDATES)
         )
-        found = await self._looking(lambda c: c.execute(query).scalars().all())
+        found = await self.database.looking(lambda c: c.execute(query).scalars().all())
         return [i for i in dict.fromkeys(found) if i is not None]
 
     async def find_contents(self, scope: Scope, windows: Mapping[int, Sequence[int]]) -> list[Hit]:
@@ -66,15 +55,15 @@ class FindQueries:
         """
         if not windows:
             return []
-        wanted = any_of(t.blocks.c.content, list(windows), self.dialect)
+        wanted = self.database.any_of(t.blocks.c.content, list(windows))
         rank = func.row_number().over(partition_by=t.blocks.c.content, order_by=t.blocks.c.id.desc()).label("rank")
         ranked = (
             select(t.blocks.c.content, _newest_turn(), t.blocks.c.start, rank)
-            .where(_within(t.blocks, scope), wanted, self._visible())
+            .where(_within(t.blocks, scope), wanted, self.database.visible())
             .subquery()
         )
         query = select(ranked.c.content, ranked.c.turn_id, ranked.c.start).where(ranked.c.rank <= HITS_PER_CONTENT)
-        rows = await self._looking(lambda c: c.execute(query).all())
+        rows = await self.database.looking(lambda c: c.execute(query).all())
         # A block that lost its links to all turns has no donor.
         linked = [row for row in rows if row.turn_id is not None]
         return [Hit(at, row.turn_id, row.start) for row in linked for at in windows[row.content]]
@@ -85,7 +74,7 @@ class FindQueries:
         Of a band that very many turns have, which tells little, the newest `TURNS_PER_BAND` count: a look-up's time
         depends on the prompt, not on how many turns are stored.
         """
-        wanted = listed(values, t.bands.c.value, self.dialect)
+        wanted = listed(values, t.bands.c.value, self.database.dialect)
         newest = (
             select(t.bands.c.turn_id)
             .where(_within(t.bands, scope), t.bands.c.value == wanted.c.value)
@@ -95,23 +84,24 @@ class FindQueries:
             .subquery()
         )
         query = select(select(gathered(newest.c.turn_id)).scalar_subquery()).select_from(wanted)
-        found = await self._looking(lambda c: ids_of(c.execute(query).scalars().all()))
+        found = await self.database.looking(lambda c: ids_of(c.execute(query).scalars().all()))
         turns, shared = np.unique(found, return_counts=True)
         best = np.lexsort((turns, shared))[: -limit - 1 : -1]
         return list(zip(turns[best].tolist(), shared[best].tolist(), strict=True))
 
     async def tokens(self, scope: Scope, turn_ids: Sequence[int]) -> dict[int, Ints]:
         """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
-        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        wanted = self.database.any_of(t.turns.c.id, list(turn_ids))
         query = select(t.turns.c.id, t.turns.c.tokens).where(_within(t.turns, scope), wanted)
-        rows = await self._looking(lambda c: {row.id: self._tokens(row) for row in c.execute(query)})
+        sealer = self.database.sealer
+        rows = await self.database.looking(lambda c: {row.id: opened_tokens(sealer, row) for row in c.execute(query)})
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
         """Turns as donors, in the order asked for; turns without any visible block are left out."""
         if not turn_ids:
             return []
-        wanted = any_of(t.turns.c.id, list(turn_ids), self.dialect)
+        wanted = self.database.any_of(t.turns.c.id, list(turn_ids))
         turns = select(t.turns.c.id, t.turns.c.tokens, t.turns.c.exact_tokens, t.turns.c.depth).where(
             _within(t.turns, scope), wanted
         )
@@ -124,13 +114,13 @@ class FindQueries:
                 t.blocks.c.length.label("stored"),
             )
             .join(t.blocks, t.blocks.c.id == t.turn_blocks.c.block_id)
-            .where(any_of(t.turn_blocks.c.turn_id, list(turn_ids), self.dialect), self._visible())
+            .where(self.database.any_of(t.turn_blocks.c.turn_id, list(turn_ids)), self.database.visible())
             .order_by(t.turn_blocks.c.turn_id, t.turn_blocks.c.start)
         )
 
         def look(c: Connection) -> list[Donor]:
             rows = {row.id: row for row in c.execute(turns)}
-            tokens = {i: self._tokens(row) for i, row in rows.items()}
+            tokens = {i: opened_tokens(self.database.sealer, row) for i, row in rows.items()}
             refs: dict[int, list[BlockRef]] = {}
             for part in c.execute(parts):
                 refs.setdefault(part.turn_id, []).append(BlockRef(part.key, part.start, part.length, part.stored))
@@ -146,16 +136,22 @@ class FindQueries:
                 if i in rows and i in refs and len(tokens[i])
             ]
 
-        return await self._looking(look)
+        return await self.database.looking(look)
 
-    def _tokens(self, row: Any) -> Ints:
-        """A turn's tokens; none where they are damaged or cannot be opened: such a turn is nobody's donor."""
-        try:
-            stored = self.sealer.open(row.tokens, f"turns|tokens|{row.id}")
-        except SealedError as e:
-            log.warning("turn %d serves nobody: %s", row.id, e)
-            stored = b""
-        return np.frombuffer(stored if len(stored) % 4 == 0 else b"", dtype="<i4").astype(np.int64)
+
+def opened_tokens(sealer: Sealer, row: Any) -> Ints:
+    """A turn's tokens; none where they are damaged or cannot be opened: such a turn is nobody's donor.
+
+    Args:
+        sealer: Opens them.
+        row: The turn's `id` and `tokens`.
+    """
+    try:
+        stored = sealer.open(row.tokens, f"turns|tokens|{row.id}")
+    except SealedError as e:
+        log.warning("turn %d serves nobody: %s", row.id, e)
+        stored = b""
+    return np.frombuffer(stored if len(stored) % 4 == 0 else b"", dtype="<i4").astype(np.int64)
 
 
 def _within(table: FromClause, scope: Scope) -> ColumnElement[bool]:

@@ -6,33 +6,22 @@ took from it approximately: those turns stay and lose these blocks. Blocks that 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-import blake3
-from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from semshare_agents.errors import NotStoredError, RegistryUnavailableError
+from semshare_agents.errors import NotStoredError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, oldest
+from semshare_agents.registry.database import AnyRow, Part
+from semshare_agents.registry.erasure import note
 from semshare_agents.registry.naming import missing
-from semshare_agents.security.encryption import Sealer
-
-KEPT_ACTS = 10_000
-"""Acts of forgetting that are kept, for processes that have not heard of them."""
-CHECKPOINT_TRIES = 50
-CHECKPOINT_PAUSE_SECONDS = 0.1
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,19 +64,8 @@ class _Fate:
     lessened: set[int]
 
 
-class ForgetQueries:
+class Forgetting(Part):
     """The part of the registry that forgets."""
-
-    dialect: str
-    names_key: bytes
-    pools: Mapping[str, Sequence[str]]
-    sealer: Sealer
-
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
 
     async def forget(
         self, tenant: str, *, session: str | None = None, turn_id: int | None = None, dry_run: bool = False
@@ -108,10 +86,10 @@ class ForgetQueries:
             SealedError: texts that have to be compared are encrypted with a key that is not given.
         """
         everything = session is None and turn_id is None
-        async with self._reading() if dry_run else self._writing() as c:
+        async with self.database.reading() if dry_run else self.database.writing() as c:
             problem = await missing(c, tenant, session, turn_id)
             if problem and not dry_run and turn_id is None:
-                await self._note(c, tenant, [session], (), erased=True)
+                await note(c, self.database.names, tenant, [session], (), erased=True)
             if not problem:
                 rows = await self._turns_near(c, tenant)
                 chosen, gone = _chosen(rows, tenant, session, turn_id)
@@ -123,14 +101,14 @@ class ForgetQueries:
                     await self._drop_names(c, tenant, session, everything)
                     touched = {row.session or "" for row in rows if row.id in gone} | ({session} if session else set())
                     keys = [row.key for row in fate.dropped.values()]
-                    await self._note(c, tenant, [None] if everything else sorted(touched), keys)
+                    await note(c, self.database.names, tenant, [None] if everything else sorted(touched), keys)
         if problem:
             raise NotStoredError(problem)
         return _told(rows, chosen, gone, fate)
 
     async def _turns_near(self, c: AsyncConnection, tenant: str) -> list[SimpleNamespace]:
         """Turns of the tenant and of all that may have reused them, ascending."""
-        members = next((m for m in self.pools.values() if tenant in m), (tenant,))
+        members = self.database.names.members(tenant)
         columns = (t.turns.c.id, t.turns.c.messages, t.turns.c.answer, t.turns.c.report, t.turns.c.exact_tokens)
         query = (
             select(*columns, t.sessions.c.name.label("session"), t.tenants.c.name.label("tenant"))
@@ -140,7 +118,7 @@ class ForgetQueries:
             .where(t.tenants.c.name.in_(members))
             .order_by(t.turns.c.id)
         )
-        return [SimpleNamespace(**self.sealer.opened(row._mapping)) for row in await c.execute(query)]
+        return [SimpleNamespace(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
 
     async def _fate_of_blocks(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> _Fate:
         """Which blocks of turns that go are dropped, and which belong to turns that stay."""
@@ -200,7 +178,7 @@ class ForgetQueries:
             report["donors"] = {k: v for k, v in report["donors"].items() if int(k) not in gone}
             spans = report.get("spans", [])
             report["spans"] = [span[:2] if len(span) > 2 and int(span[2]) in gone else span for span in spans]
-            sealed = self.sealer.sealed({"report": json.dumps(report, separators=(",", ":"))}, row.id)
+            sealed = self.database.sealer.sealed({"report": json.dumps(report, separators=(",", ":"))}, row.id)
             await c.execute(update(t.turns).where(t.turns.c.id == row.id).values(**sealed))
 
     async def _drop_names(self, c: AsyncConnection, tenant: str, session: str | None, everything: bool) -> None:
@@ -221,84 +199,8 @@ class ForgetQueries:
             await c.execute(delete(t.scopes).where(t.scopes.c.tenant_id == of_tenant))
             await c.execute(delete(t.tenants).where(t.tenants.c.name == tenant))
 
-    async def _note(
-        self,
-        c: AsyncConnection,
-        tenant: str,
-        sessions: Sequence[str | None],
-        keys: Iterable[str],
-        erased: bool = False,
-    ) -> None:
-        now, whose, listed = time.time(), self._digest(tenant), json.dumps(sorted(keys))
-        for number, session in enumerate(sessions):
-            values = {
-                "at": now,
-                "tenant": whose,
-                "session": None if session is None else self._digest(session),
-                "block_keys": "[]" if number else listed,
-                "erased": int(erased),
-            }
-            await c.execute(insert(t.forgets).values(**values))
-        await c.execute(oldest(t.forgets, KEPT_ACTS))
-
-    def _digest(self, name: str) -> str:
-        return blake3.blake3(b"name" + name.encode(), key=self.names_key).hexdigest(length=16)
-
     def _among(self, column: ColumnElement[Any], ids: Iterable[int]) -> ColumnElement[bool]:
-        return any_of(column, sorted(ids), self.dialect)
-
-    # --- afterwards
-
-    async def newest_forget(self) -> int:
-        """The newest act of forgetting; 0 where there was none."""
-        async with self._reading() as c:
-            return int((await c.execute(select(func.coalesce(func.max(t.forgets.c.id), 0)))).scalar_one())
-
-    async def forgotten(self, tenant: str, session: str | None, since: int) -> bool:
-        """Whether a session, or for None turns without one, was touched by an act of forgetting after `since`."""
-        async with self._reading() as c:
-            return await self._forgotten_in(c, tenant, session, since)
-
-    async def _forgotten_in(self, c: AsyncConnection, tenant: str, session: str | None, since: int) -> bool:
-        acts = t.forgets.c
-        touches = or_(acts.session.is_(None), acts.session == self._digest(session or ""))
-        query = select(acts.id).where(acts.id > since, acts.tenant == self._digest(tenant), touches).limit(1)
-        return (await c.execute(query)).first() is not None
-
-    async def forgotten_keys(self, since: int = 0) -> list[str]:
-        """Blocks dropped by acts of forgetting after `since`: whoever has their KV deletes it."""
-        async with self._reading() as c:
-            found = (await c.execute(select(t.forgets.c.block_keys).where(t.forgets.c.id > since))).scalars()
-            return [key for keys in found for key in json.loads(keys)]
-
-    async def unerased(self) -> int:
-        """Acts of forgetting whose traces may still be in files: they were interrupted."""
-        query = select(func.count()).select_from(t.forgets).where(t.forgets.c.erased == 0)
-        async with self._reading() as c:
-            return int((await c.execute(query)).scalar_one())
-
-    async def erase(self) -> None:
-        """Leave nothing of deleted rows in SQLite's files: they are written anew. A server does so by its own rules.
-
-        Raises:
-            RegistryUnavailableError: another process keeps reading an old state; the next `erase` does the rest.
-        """
-        async with self._reading() as c:
-            newest = (await c.execute(select(func.coalesce(func.max(t.forgets.c.id), 0)))).scalar_one()
-        if self.dialect == "sqlite":
-            async with self._reading() as c:
-                await c.execute(text("VACUUM"))
-                for _ in range(CHECKPOINT_TRIES):
-                    if not (await c.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()[0]:
-                        break
-                    await asyncio.sleep(CHECKPOINT_PAUSE_SECONDS)
-                else:
-                    raise RegistryUnavailableError(
-                        "what was forgotten is gone from the tables, but another process still reads an old state of "
-                        "the database's files: end it and run `semshare verify --fix`"
-                    )
-        async with self._writing() as c:
-            await c.execute(update(t.forgets).where(t.forgets.c.id <= newest).values(erased=1))
+        return self.database.any_of(column, sorted(ids))
 
 
 def _chosen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import NotStoredError, PinError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.guarding import session_id
-from semshare_agents.registry.naming import missing
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.naming import missing, session_id
 
 
 @dataclass(frozen=True)
@@ -57,18 +56,12 @@ class PinnedBlock:
     ends_at: float
 
 
-class PinQueries:
+class Pinning(Part):
     """The part of the registry that pins. A pin is its tenant's own and holds blocks of that tenant alone.
 
     A pin ends by the clock. Where a clock was set back, a pin of the future begins anew: it never lasts longer than it
     was given for, counted from when the clock was put right.
     """
-
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
 
     async def pin(
         self,
@@ -92,7 +85,7 @@ class PinQueries:
             PinError: there is no such session or turn.
         """
         now = time.time()
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             tenant_id, what = await self._pinnable(c, tenant, session, turn_id)
             ended = t.pins.c.ends_at <= now
             await c.execute(delete(t.pins).where(or_(ended, _is(what))))
@@ -112,7 +105,7 @@ class PinQueries:
         whose = select(t.tenants.c.id).where(t.tenants.c.name == tenant).scalar_subquery()
         mine = t.pins.c.session_id == session_id(tenant, session).scalar_subquery() if session is not None else None
         what = and_(t.pins.c.tenant_id == whose, t.pins.c.turn_id == turn_id if mine is None else mine)
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             if problem := await missing(c, tenant, session, turn_id):
                 raise NotStoredError(problem)
             ends = list((await c.execute(delete(t.pins).where(what).returning(t.pins.c.ends_at))).scalars())
@@ -121,19 +114,19 @@ class PinQueries:
     async def pins(self, tenant: str | None = None) -> list[Pin]:
         """Pins that have not ended, of a tenant or of all, oldest first."""
         where = [] if tenant is None else [t.tenants.c.name == tenant]
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return await _pins(c, time.time(), *where)
 
     async def pinned_blocks(self) -> list[PinnedBlock]:
         """Blocks that pins hold now."""
         now = time.time()
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             newest = (await c.execute(select(func.max(t.pins.c.begins_at)))).scalar_one()
             if newest is None:
                 return []
             if newest <= now:
                 return await _blocks(c, now)
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             anew = {"begins_at": now, "ends_at": t.pins.c.ends_at - t.pins.c.begins_at + now}
             await c.execute(update(t.pins).where(t.pins.c.begins_at > now).values(**anew))
             return await _blocks(c, now)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, make_url, text
 
 from semshare_agents.errors import RegistryError, SchemaVersionError
 from semshare_agents.registry.engine import make_engine, wrapped
-from semshare_agents.registry.presence import ALIVE_KEY
+from semshare_agents.registry.liveness import ALIVE_KEY
 from semshare_agents.registry.tables import SCHEMA_VERSION
 
 VERSION_TABLE = "semshare_version"

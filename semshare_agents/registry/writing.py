@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.errors import ForgottenError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, oldest
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.erasure import forgotten_since
+from semshare_agents.registry.naming import ensure_session
 from semshare_agents.values import Ints, Report, Scope
 
 
@@ -76,19 +76,8 @@ class NewTurn:
     superseded: int | None = None
 
 
-class WriteQueries:
+class Writing(Part):
     """The part of the registry that keeps, changes and drops turns and blocks."""
-
-    dialect: str
-    holder: str
-    sealer: Sealer
-    event_rows: int
-
-    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    async def _forgotten_in(self, c: AsyncConnection, tenant: str, session: str | None, since: int) -> bool:
-        raise NotImplementedError
 
     async def add_turn(self, scope: Scope, turn: NewTurn) -> int:
         """Register a turn, its blocks and what it reused, in one transaction; new blocks are held by this process.
@@ -99,10 +88,10 @@ class WriteQueries:
         Raises:
             ForgottenError: its session or tenant was forgotten since the scope was asked for.
         """
-        async with self._writing() as c:
-            if await self._forgotten_in(c, scope.tenant, turn.session, scope.forgets):
+        async with self.database.writing() as c:
+            if await forgotten_since(c, self.database.names, scope.tenant, turn.session, scope.forgets):
                 raise ForgottenError("its session or tenant was forgotten while it was under way")
-            session = None if turn.session is None else await self._session(c, scope.tenant, turn.session)
+            session = None if turn.session is None else await ensure_session(c, scope.tenant, turn.session)
             turn_id = await self._insert_turn(c, scope, turn, session)
             await self._insert_blocks(c, scope, turn.blocks, turn_id)
             if turn.superseded is not None:
@@ -110,24 +99,8 @@ class WriteQueries:
             if turn.bands:
                 rows = [{"scope_id": scope.id, "value": v, "turn_id": turn_id} for v in set(turn.bands)]
                 await c.execute(insert(t.bands), rows)
-            await c.execute(insert(t.events), _reuse_events(turn_id, turn.report))
-            await c.execute(oldest(t.events, self.event_rows))
+            await self.database.log(c, t.events, _reuse_events(turn_id, turn.report))
         return turn_id
-
-    async def _tenant(self, c: AsyncConnection, name: str) -> int:
-        row = (await c.execute(select(t.tenants.c.id).where(t.tenants.c.name == name))).scalar()
-        if row is None:
-            row = (await c.execute(insert(t.tenants).values(name=name).returning(t.tenants.c.id))).scalar_one()
-        return int(row)
-
-    async def _session(self, c: AsyncConnection, tenant: str, name: str) -> int:
-        tenant_id, now = await self._tenant(c, tenant), time.time()
-        where = and_(t.sessions.c.tenant_id == tenant_id, t.sessions.c.name == name)
-        row = (await c.execute(update(t.sessions).where(where).values(used_at=now).returning(t.sessions.c.id))).scalar()
-        if row is None:
-            values = {"tenant_id": tenant_id, "name": name, "created_at": now, "used_at": now}
-            row = (await c.execute(insert(t.sessions).values(**values).returning(t.sessions.c.id))).scalar_one()
-        return int(row)
 
     async def _insert_turn(self, c: AsyncConnection, scope: Scope, turn: NewTurn, session_id: int | None) -> int:
         report = turn.report
@@ -150,11 +123,11 @@ class WriteQueries:
         }
         # Each is bound to its row, whose id is not known before: what is sealed is never written open.
         private = {name: values[name] for name in ("tokens", "messages", "answer", "report")}
-        if self.sealer.active:
+        if self.database.sealer.active:
             values |= {"tokens": b"", "messages": "", "answer": "", "report": ""}
         turn_id = int((await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one())
-        if self.sealer.active:
-            sealed = self.sealer.sealed(private, turn_id)
+        if self.database.sealer.active:
+            sealed = self.database.sealer.sealed(private, turn_id)
             await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**sealed))
         return turn_id
 
@@ -170,7 +143,7 @@ class WriteQueries:
                 "branch": b.branch,
                 "content": b.content,
                 "size_bytes": b.size_bytes,
-                "holder": None if b.durable else self.holder,
+                "holder": None if b.durable else self.database.holder,
             }
             for b in blocks
             if not b.known
@@ -180,7 +153,7 @@ class WriteQueries:
         keys = [b.key for b in blocks]
         if not keys:
             return
-        query = select(t.blocks.c.key, t.blocks.c.id).where(any_of(t.blocks.c.key, keys, self.dialect))
+        query = select(t.blocks.c.key, t.blocks.c.id).where(self.database.any_of(t.blocks.c.key, keys))
         ids = {row.key: row.id for row in await c.execute(query)}
         # A shared block may have been evicted between load and store: the turn then has a gap there.
         links = [
@@ -199,8 +172,8 @@ class WriteQueries:
         """
         if not keys:
             return []
-        mine = any_of(t.blocks.c.key, keys, self.dialect)
-        async with self._writing() as c:
+        mine = self.database.any_of(t.blocks.c.key, keys)
+        async with self.database.writing() as c:
             changed = await c.execute(update(t.blocks).where(mine).values(holder=None).returning(t.blocks.c.key))
             known = set(changed.scalars())
         return [key for key in keys if key not in known]
@@ -218,23 +191,19 @@ class WriteQueries:
         """
         if not keys:
             return 0
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             rows = (
                 await c.execute(
-                    select(t.blocks.c.id, t.blocks.c.length).where(any_of(t.blocks.c.key, keys, self.dialect))
+                    select(t.blocks.c.id, t.blocks.c.length).where(self.database.any_of(t.blocks.c.key, keys))
                 )
             ).all()
             if not rows:
                 return 0
             ids = [row.id for row in rows]
-            await c.execute(delete(t.turn_blocks).where(any_of(t.turn_blocks.c.block_id, ids, self.dialect)))
-            await c.execute(delete(t.blocks).where(any_of(t.blocks.c.id, ids, self.dialect)))
-            await c.execute(
-                insert(t.events).values(
-                    at=time.time(), kind=kind, tokens=sum(row.length for row in rows), detail=detail
-                )
-            )
-            await c.execute(oldest(t.events, self.event_rows))
+            await c.execute(delete(t.turn_blocks).where(self.database.any_of(t.turn_blocks.c.block_id, ids)))
+            await c.execute(delete(t.blocks).where(self.database.any_of(t.blocks.c.id, ids)))
+            event = {"at": time.time(), "kind": kind, "tokens": sum(row.length for row in rows), "detail": detail}
+            await self.database.log(c, t.events, [event])
         return len(rows)
 
     async def supersede(self, old_key: str, new_key: str) -> bool:
@@ -243,7 +212,7 @@ class WriteQueries:
         Returns:
             Whether both were known.
         """
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             query = select(t.blocks.c.key, t.blocks.c.id).where(t.blocks.c.key.in_([old_key, new_key]))
             ids = {row.key: row.id for row in await c.execute(query)}
             if len(ids) < 2:
@@ -273,7 +242,7 @@ class WriteQueries:
         """
         mine = t.turn_blocks.c.turn_id == turn_id
         there = and_(mine, t.turn_blocks.c.start.in_([b.start for b in blocks]))
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             if (await c.execute(select(t.turns.c.id).where(t.turns.c.id == turn_id))).first() is None:
                 raise ForgottenError(f"turn {turn_id} was forgotten")
             query = select(t.blocks.c.id, t.blocks.c.key).join(t.turn_blocks).where(there)
@@ -282,7 +251,7 @@ class WriteQueries:
             await self._insert_blocks(c, scope, blocks, turn_id)
             changes: dict[str, Any] = {"exact_tokens": exact_tokens, **({"depth": 0} if finished else {})}
             await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**changes))
-            where = any_of(t.turn_blocks.c.block_id, list(old), self.dialect)
+            where = self.database.any_of(t.turn_blocks.c.block_id, list(old))
             newest = func.max(t.turn_blocks.c.turn_id).label("turn_id")
             query = select(t.turn_blocks.c.block_id, newest).where(where).group_by(t.turn_blocks.c.block_id)
             shared = {row.block_id: row.turn_id for row in await c.execute(query)} if old else {}
@@ -290,11 +259,10 @@ class WriteQueries:
                 await c.execute(update(t.blocks).where(t.blocks.c.id == block_id).values(turn_id=other))
             unused = [block_id for block_id in old if block_id not in shared]
             if unused:
-                await c.execute(delete(t.blocks).where(any_of(t.blocks.c.id, unused, self.dialect)))
+                await c.execute(delete(t.blocks).where(self.database.any_of(t.blocks.c.id, unused)))
             count, detail = sum(b.length for b in blocks), f"exact up to token {exact_tokens}"
             event = {"at": time.time(), "turn_id": turn_id, "kind": "repair", "tokens": count, "detail": detail}
-            await c.execute(insert(t.events).values(**event))
-            await c.execute(oldest(t.events, self.event_rows))
+            await self.database.log(c, t.events, [event])
         return [old[block_id] for block_id in unused]
 
 

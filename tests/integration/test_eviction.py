@@ -25,7 +25,7 @@ async def test_evictions_are_on_record_and_the_past_can_be_replayed(open_llm: Op
             assert tier.used_bytes <= tier.budget_bytes
             assert tier.used_bytes == sum(tier.tenant_bytes(f"tenant {i}") for i in range(2))
     registry = llm.pipeline.memory.registry
-    async with registry._reading() as c:
+    async with registry.database.reading() as c:
         events = (await c.execute(select(t.events.c.kind, t.events.c.detail))).all()
     why = {(e.kind, e.detail) for e in events if e.kind in ("evict", "demote")}
     # Gone before their rows were there.

@@ -186,8 +186,8 @@ async def test_a_reader_of_an_old_state_is_told_of(
     open_llm: OpenLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("semshare_agents.registry.engine.BUSY_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr("semshare_agents.registry.forgetting.CHECKPOINT_TRIES", 2)
-    monkeypatch.setattr("semshare_agents.registry.forgetting.CHECKPOINT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("semshare_agents.registry.erasure.CHECKPOINT_TRIES", 2)
+    monkeypatch.setattr("semshare_agents.registry.erasure.CHECKPOINT_PAUSE_SECONDS", 0.0)
     llm = await open_llm()
     await llm.generate([user(SECRET)])
     reader = sqlite3.connect(tmp_path / "home" / "registry.db", isolation_level=None, timeout=0.1)

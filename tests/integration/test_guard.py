@@ -37,7 +37,7 @@ def moved(number: int) -> list[dict[str, str]]:
 
 
 async def rows_of(llm: SemShareLLM, table: Any) -> list[Any]:
-    async with llm.pipeline.memory.registry._reading() as connection:
+    async with llm.pipeline.memory.registry.database.reading() as connection:
         return list(await connection.execute(select(table).order_by(table.c.id)))
 
 

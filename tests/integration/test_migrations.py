@@ -118,7 +118,7 @@ def differences(connection: Connection) -> list[object]:
 async def test_names_that_a_key_made_are_found_after_an_upgrade(old: Fill, version: int) -> None:
     registry = await Registry.open(old(version), upgrade=True, names_key=names_key(Path(), KEY))
     try:
-        async with registry._reading() as c:
+        async with registry.database.reading() as c:
             fingerprint = (await c.execute(text("SELECT fingerprint FROM scopes"))).scalar_one()
         scope = await registry.scope("acme", fingerprint)
         (donor,) = await registry.donors(scope, [2])
@@ -139,7 +139,7 @@ async def test_an_upgraded_registry_keeps_turns_but_misses_names_that_anyone_cou
         assert [m["role"] for m in await registry.history("acme", "alice")][-1] == "assistant"
         turns = await registry.turns()
         assert [turn.reuse_class for turn in turns] == ["moved", "exact", "cold"]
-        async with registry._reading() as c:
+        async with registry.database.reading() as c:
             fingerprint = (await c.execute(text("SELECT fingerprint FROM scopes"))).scalar_one()
         scope = await registry.scope("acme", fingerprint)
         (donor,) = await registry.donors(scope, [turns[1].id])

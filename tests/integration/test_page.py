@@ -163,7 +163,7 @@ async def test_a_thousand_turns_are_painted_in_time(
 ) -> None:
     llm = await filled(open_llm)
     registry = llm.pipeline.memory.registry
-    async with registry._writing() as c:
+    async with registry.database.writing() as c:
         row = dict((await c.execute(select(t.turns).where(t.turns.c.id == 3))).one()._mapping)
         del row["id"]
         await c.execute(insert(t.turns), [{**row, "created_at": time.time()} for _ in range(TURNS)])

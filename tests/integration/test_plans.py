@@ -14,6 +14,7 @@ from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
 from semshare_agents.registry import Registry
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.naming import ensure_session
 from semshare_agents.values import Reuse
 from tests.lookups import LookupBench, statements
 
@@ -30,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def plan(registry: Registry, statement: str, parameters: Any) -> str:
     word = "EXPLAIN QUERY PLAN " if registry.dialect == "sqlite" else "EXPLAIN "
-    async with registry._reading() as c:
+    async with registry.database.reading() as c:
         rows = (await c.exec_driver_sql(word + statement, parameters)).all()
     return "\n".join(str(row[-1]) for row in rows)
 
@@ -41,8 +42,8 @@ def scans(found: str) -> list[str]:
 
 
 async def say_in_a_session(registry: Registry, turn_id: int) -> None:
-    async with registry._writing() as c:
-        session_id = await registry._session(c, "acme", "alice")
+    async with registry.database.writing() as c:
+        session_id = await ensure_session(c, "acme", "alice")
         await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(session_id=session_id))
 
 

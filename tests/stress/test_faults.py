@@ -17,7 +17,7 @@ from semshare_agents.errors import RegistryUnavailableError
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import Metrics
 from semshare_agents.operate import audit
-from semshare_agents.registry import Registry
+from semshare_agents.registry.database import Database
 from semshare_agents.store import DiskStore, disk, file_format
 from tests import tiny
 from tests.conftest import OpenLLM
@@ -126,30 +126,30 @@ async def test_files_that_cannot_be_read_for_a_while(open_llm: OpenLLM, monkeypa
     assert await sound(llm)
 
 
-@pytest.mark.parametrize("what", ["_writing", "_reading"])
+@pytest.mark.parametrize("what", ["writing", "reading"])
 async def test_a_database_that_fails_for_a_while(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     llm = await open_llm()
     assert await asked(llm, 0) == "cold"
 
     @asynccontextmanager
-    async def failing(_: Registry) -> AsyncIterator[None]:
+    async def failing(_: Database) -> AsyncIterator[None]:
         raise RegistryUnavailableError("the registry database fails: database or disk is full")
         yield
 
-    async def no_look_up(registry: Registry, _: object) -> None:
-        async with failing(registry):
+    async def no_look_up(database: Database, _: object) -> None:
+        async with failing(database):
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, what, failing)
-        if what == "_reading":
+        patch.setattr(Database, what, failing)
+        if what == "reading":
             # On SQLite look-ups have connections of their own.
-            patch.setattr(Registry, "_looking", no_look_up)
+            patch.setattr(Database, "looking", no_look_up)
         for tenant in (None, "new"):
             assert await asked(llm, 1, tenant=tenant) == "cold"
         failed = await llm.generate([user(TEXTS[1])], tenant="newer")
         assert failed.report.turn_id is None
-        if what == "_writing":
+        if what == "writing":
             assert "the memory fails" in failed.report.reason
     assert await asked(llm, 1) == "cold"
     assert await asked(llm, 1) == "exact"

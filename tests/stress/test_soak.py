@@ -84,7 +84,7 @@ async def books_are_right(home: Path, url: str) -> None:
         assert not found.temporary_files, found
         assert not found.held, found
         assert not found.orphans, f"{len(found.orphans)} of {found.files} files"
-        async with registry._reading() as c:
+        async with registry.database.reading() as c:
             assert (await c.execute(text(FOREIGN))).scalar_one() == 0
             assert (await c.execute(text(CROSSED))).scalar_one() == 0
             assert (await c.execute(text("SELECT count(*) FROM events"))).scalar_one() <= EVENT_ROWS

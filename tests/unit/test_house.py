@@ -15,6 +15,8 @@ from semshare_agents.background.repair import Repairer
 from semshare_agents.engine import Engine
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.memory import Memory
+from semshare_agents.registry import Registry
+from semshare_agents.registry.database import Database, Part
 from semshare_agents.settings import load_settings
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.load import Loader
@@ -64,8 +66,16 @@ def test_owners_own_little() -> None:
         assert owner.__dataclass_params__.frozen  # type: ignore[attr-defined]
         assert len(fields(owner)) <= MOST_FIELDS
     assert len(vars(Engine())) <= MOST_FIELDS
-    for owner in (Memory, Repairer, DriftMonitor):
+    for owner in (Memory, Repairer, DriftMonitor, Database):
         assert len(assigned(owner)) <= MOST_FIELDS, owner
+
+
+def test_parts_of_the_registry_stand_alone() -> None:
+    parts = Registry.__bases__
+    assert all(part.__bases__ == (Part,) for part in parts)
+    names = [name for part in (*parts, Registry) for name in vars(part) if not name.startswith("__")]
+    assert len(names) == len(set(names)), "a name means one thing"
+    assert assigned(Registry) == {"database"}
 
 
 def assigned(owner: type) -> set[str]:

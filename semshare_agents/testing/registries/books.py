@@ -30,7 +30,7 @@ class Books(RegistryTests):
         ids = [await registry.add_turn(scope, turn(session="alice")) for _ in range(12)]
         for n, turn_id in enumerate(ids):
             await registry.add_drift(scope, DriftSample(turn_id, "moved", n / 100, 1.0, 8))
-        async with registry._reading() as c:
+        async with registry.database.reading() as c:
             for table in ("events", "guard_samples"):
                 rows = (await c.exec_driver_sql(f"SELECT turn_id FROM {table} ORDER BY id")).scalars().all()
                 assert rows == ids[-5:]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select, update
 
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import any_of, oldest
+from semshare_agents.registry.database import Part
 
 
 @dataclass(frozen=True)
-class KeptBlock:
+class StoredBlock:
     """A stored block, as an eviction policy wants to know it.
 
     Attributes:
@@ -35,19 +33,10 @@ class KeptBlock:
     used_at: float
 
 
-class KeepQueries:
+class Eviction(Part):
     """The part of the registry that eviction uses."""
 
-    dialect: str
-    event_rows: int
-
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    async def kept_blocks(self) -> list[KeptBlock]:
+    async def kept_blocks(self) -> list[StoredBlock]:
         """All blocks, those used longest ago first; of one turn the deepest first."""
         links = t.turn_blocks
         newest = select(links.c.block_id, func.max(links.c.turn_id).label("turn_id")).group_by(links.c.block_id)
@@ -68,9 +57,9 @@ class KeepQueries:
             .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
             .order_by(t.turns.c.id, t.blocks.c.start.desc())
         )
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             rows = (await c.execute(query)).all()
-        return [KeptBlock(r.key, r.start, r.length, r.tenant, r.session or "", r.created_at) for r in rows]
+        return [StoredBlock(r.key, r.start, r.length, r.tenant, r.session or "", r.created_at) for r in rows]
 
     async def demoted(self, durable: Sequence[str], tokens: int, detail: str) -> None:
         """Blocks left a tier and another still has them.
@@ -81,8 +70,7 @@ class KeepQueries:
             detail: The tier, and why.
         """
         event = {"at": time.time(), "kind": "demote", "tokens": tokens, "detail": detail}
-        async with self._writing() as c:
-            held = any_of(t.blocks.c.key, durable, self.dialect)
+        async with self.database.writing() as c:
+            held = self.database.any_of(t.blocks.c.key, durable)
             await c.execute(update(t.blocks).where(held, t.blocks.c.holder.is_not(None)).values(holder=None))
-            await c.execute(insert(t.events).values(**event))
-            await c.execute(oldest(t.events, self.event_rows))
+            await self.database.log(c, t.events, [event])

@@ -16,7 +16,7 @@ ALIVE_KEY = 0x5E3A_11FE
 """The lock that every process shares."""
 
 
-class Presence:
+class Liveness:
     """This process's word that it lives.
 
     Args:

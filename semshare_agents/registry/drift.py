@@ -1,18 +1,17 @@
-"""The guard's records: samples of drift, and what is narrowed because of them."""
+"""The drift monitor's records: samples of drift, and what is narrowed because of them."""
 
 from __future__ import annotations
 
 import time
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import and_, delete, func, insert, select
 
 from semshare_agents.errors import ForgottenError
 from semshare_agents.registry import tables as t
-from semshare_agents.registry.engine import oldest
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.naming import session_id
 from semshare_agents.values import Reuse, Scope
 
 
@@ -37,7 +36,7 @@ class DriftSample:
 
 @dataclass(frozen=True)
 class Limit:
-    """The loosest reuse that the guard allows a tenant or session.
+    """The loosest reuse that the drift monitor allows a tenant or session.
 
     Attributes:
         reuse: The word; `semantic` limits nothing.
@@ -50,16 +49,8 @@ class Limit:
     since: float = 0.0
 
 
-class GuardQueries:
-    """The part of the registry that the guard uses; `None` for a session stands for the whole tenant."""
-
-    event_rows: int
-
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    def _writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
+class Drift(Part):
+    """The part of the registry that the drift monitor uses; `None` for a session stands for the whole tenant."""
 
     async def add_drift(self, scope: Scope, sample: DriftSample) -> None:
         """Record a sample; its session is that of its turn.
@@ -68,13 +59,12 @@ class GuardQueries:
             ForgottenError: the turn is gone.
         """
         session = select(t.turns.c.session_id).where(t.turns.c.id == sample.turn_id)
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             turn = (await c.execute(session)).first()
             if turn is None:
                 raise ForgottenError(f"turn {sample.turn_id} was forgotten")
-            values = {"scope_id": scope.id, "session_id": turn.session_id, "at": time.time()}
-            await c.execute(insert(t.guard_samples).values(**values, **vars(sample)))
-            await c.execute(oldest(t.guard_samples, self.event_rows))
+            values = {"scope_id": scope.id, "session_id": turn.session_id, "at": time.time(), **vars(sample)}
+            await self.database.log(c, t.guard_samples, [values])
 
     async def drift(self, scope: Scope, session: str | None, reuse_class: str, since: float, limit: int) -> list[float]:
         """KL of the newest samples of one class, oldest first, at most `limit` and none from `since` or before."""
@@ -87,7 +77,7 @@ class GuardQueries:
         )
         if session is not None:
             query = query.where(samples.c.session_id == session_id(scope.tenant, session).scalar_subquery())
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return list((await c.execute(query)).scalars())[::-1]
 
     async def limits(self, scope: Scope) -> dict[str | None, Limit]:
@@ -97,7 +87,7 @@ class GuardQueries:
             .outerjoin(t.sessions, t.sessions.c.id == t.guard_limits.c.session_id)
             .where(t.guard_limits.c.scope_id == scope.id)
         )
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             return {row.name: Limit(Reuse(row.reuse), row.reason, row.since) for row in await c.execute(query)}
 
     async def set_limit(self, scope: Scope, session: str | None, limit: Limit, kind: str, turn_id: int) -> None:
@@ -113,7 +103,7 @@ class GuardQueries:
         Raises:
             ForgottenError: the turn is gone.
         """
-        async with self._writing() as c:
+        async with self.database.writing() as c:
             turn = await c.execute(select(t.turns.c.session_id).where(t.turns.c.id == turn_id))
             if (row := turn.first()) is None:
                 raise ForgottenError(f"turn {turn_id} was forgotten")
@@ -126,8 +116,7 @@ class GuardQueries:
             who = f"tenant {scope.tenant}" if session is None else f"session {session} of tenant {scope.tenant}"
             detail = f"{who}, reuse up to {limit.reuse}: {limit.reason}"
             event = {"at": limit.since, "turn_id": turn_id, "kind": kind, "tokens": 0, "detail": detail}
-            await c.execute(insert(t.events).values(**event))
-            await c.execute(oldest(t.events, self.event_rows))
+            await self.database.log(c, t.events, [event])
 
     async def guard_statistics(self) -> dict[str, Any]:
         """Samples by class, and what is narrowed now."""
@@ -146,7 +135,7 @@ class GuardQueries:
             .where(t.guard_limits.c.reuse != str(Reuse.SEMANTIC))
             .order_by(t.guard_limits.c.since)
         )
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             figures = {
                 row.reuse_class: {"samples": row.samples, "kl_mean": row.kl_mean, "agreement": row.agreement}
                 for row in await c.execute(by_class)
@@ -154,12 +143,3 @@ class GuardQueries:
             names = ("tenant", "session", "reuse", "reason", "since")
             limits = [{name: getattr(row, name) for name in names} for row in await c.execute(narrowed)]
         return {"samples": figures, "limits": limits}
-
-
-def session_id(tenant: str, session: str) -> Select[tuple[int]]:
-    """The id of a tenant's session."""
-    return (
-        select(t.sessions.c.id)
-        .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
-        .where(t.tenants.c.name == tenant, t.sessions.c.name == session)
-    )

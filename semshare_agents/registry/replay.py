@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from semshare_agents.registry import tables as t
+from semshare_agents.registry.database import Part
+from semshare_agents.registry.finding import opened_tokens
 from semshare_agents.values import Ints
 
 
@@ -32,14 +31,8 @@ class PastTurn:
     tokens: Ints
 
 
-class HistoryQueries:
+class Replay(Part):
     """The part of the registry that replays read."""
-
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        raise NotImplementedError
-
-    def _tokens(self, row: Any) -> Ints:
-        raise NotImplementedError
 
     async def past_turns(self) -> list[PastTurn]:
         """Every turn, oldest first."""
@@ -47,13 +40,16 @@ class HistoryQueries:
         query = select(
             turns.id, turns.created_at, turns.scope_id, turns.session_id, turns.prompt_tokens, turns.tokens
         ).order_by(turns.id)
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             rows = (await c.execute(query)).all()
-        return [PastTurn(r.created_at, r.scope_id, r.session_id, r.prompt_tokens, self._tokens(r)) for r in rows]
+        sealer = self.database.sealer
+        return [
+            PastTurn(r.created_at, r.scope_id, r.session_id, r.prompt_tokens, opened_tokens(sealer, r)) for r in rows
+        ]
 
     async def token_bytes(self) -> float | None:
         """KV bytes of a stored token; None where nothing is stored."""
         query = select(t.blocks.c.size_bytes, t.blocks.c.length).order_by(t.blocks.c.id.desc()).limit(1)
-        async with self._reading() as c:
+        async with self.database.reading() as c:
             row = (await c.execute(query)).first()
         return None if row is None else row.size_bytes / row.length
