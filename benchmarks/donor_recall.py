@@ -123,7 +123,7 @@ async def measure(files: list[Path], kind: str, turns: int, topics: int) -> dict
     with tempfile.TemporaryDirectory() as scratch:
         registry = await Registry.open(f"sqlite+aiosqlite:///{scratch}/registry.db")
         scope = await registry.scope("bench", "0" * 64)
-        signer = Signer(len(tokenizer), scope.seed)
+        signer = Signer(len(tokenizer), scope.hash_key)
         await fill(registry, scope, signer, stored)
         found = [[d.turn_id - 1 for d in await find_similar(registry, scope, signer, target)] for target in targets]
         await registry.close()

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
 from semshare_agents.bench.machine import commit, machine, versions
-from semshare_agents.match import names
+from semshare_agents.match import hashes
 from semshare_agents.match.find import find, find_similar
 from semshare_agents.match.signature import Signer
 from semshare_agents.registry import Registry
@@ -69,8 +69,8 @@ def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> d
     """What the registry keeps of turns, the first of which gets an id of its own."""
     turns, blocks, links, bands = [], [], [], []
     for turn_id, tokens in enumerate(texts, start=first_id):
-        named = names.name_blocks(scope, tokens, BLOCK_TOKENS, len(tokens))
-        contents = names.contents(scope, tokens, named, BLOCK_TOKENS)
+        named = hashes.hash_blocks(scope, tokens, BLOCK_TOKENS, len(tokens))
+        contents = hashes.content_hashes(scope, tokens, named, BLOCK_TOKENS)
         turns.append(
             {
                 "id": turn_id,
@@ -91,7 +91,7 @@ def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> d
             }
         )
         for number, (block, content) in enumerate(zip(named, contents, strict=True)):
-            branch = names.branch(block.parent, tokens[block.start : block.start + block.length])
+            branch = hashes.partial_block_hash(block.parent, tokens[block.start : block.start + block.length])
             block_id = turn_id * MOST_BLOCKS + number
             blocks.append(
                 {
@@ -174,7 +174,7 @@ async def measure(url: str, turns: int, tokens: int, count: int) -> dict[str, di
     rng = np.random.default_rng(0)
     registry = await Registry.open(url)
     scope = await registry.scope("bench", "0" * 64)
-    signer = Signer(VOCABULARY, scope.seed)
+    signer = Signer(VOCABULARY, scope.hash_key)
     wanted = set(rng.integers(0, turns, count).tolist())
     texts: list[Ints] = []
 

@@ -163,10 +163,10 @@ class DriftMonitor(IdleWork[Job]):
         return WATCHED_TOKENS if chosen else 0
 
     async def _watches_of(self, scope: Scope) -> dict[str | None, Watch]:
-        if scope.seed not in self._watches:
+        if scope.hash_key not in self._watches:
             limits = await self._loader.memory.registry.limits(scope)
-            self._watches.setdefault(scope.seed, {whose: Watch(limit) for whose, limit in limits.items()})
-        return self._watches[scope.seed]
+            self._watches.setdefault(scope.hash_key, {whose: Watch(limit) for whose, limit in limits.items()})
+        return self._watches[scope.hash_key]
 
     # --- after it
 

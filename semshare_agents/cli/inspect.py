@@ -119,7 +119,7 @@ def verify(
 async def open_registry(settings: Settings, **options: Any) -> AsyncIterator[Registry]:
     """The registry, which must be there already: looking at a memory does not make one; options of `Registry.open`."""
     from semshare_agents.registry import Registry
-    from semshare_agents.security.encryption import make_sealer
+    from semshare_agents.security.encryption import make_cipher
 
     if settings.database_url is None and not (settings.home / "registry.db").is_file():
         raise ConfigurationError(f"no memory in {settings.home} yet: `semshare chat` makes one, --home names another")
@@ -129,7 +129,7 @@ async def open_registry(settings: Settings, **options: Any) -> AsyncIterator[Reg
             settings.registry_url,
             timeout_seconds=settings.database_timeout_seconds,
             upgrade=may_upgrade,
-            sealer=make_sealer(settings.encryption_keys),
+            cipher=make_cipher(settings.encryption_keys),
             **options,
         )
     try:
@@ -166,13 +166,13 @@ def _disk_use(folder: Path) -> tuple[int, int]:
 async def _verify(settings: Settings, fix: bool) -> tuple[Audit, int, bool]:
     """Audit, repair where asked for, count what is left after that; the last value: whether nobody else was there."""
     from semshare_agents.operate.audit import audit, repair
-    from semshare_agents.security.encryption import make_sealer
+    from semshare_agents.security.encryption import make_cipher
     from semshare_agents.store.disk import DiskStore
 
     async with open_registry(settings) as registry, alone_with(registry, settings.home) as alone:
         if fix and not alone:
             raise ConfigurationError(f"another process uses {settings.home}: end it, then run `semshare verify --fix`")
-        store = await asyncio.to_thread(DiskStore, settings.kv_dir, None, make_sealer(settings.encryption_keys))
+        store = await asyncio.to_thread(DiskStore, settings.kv_dir, None, make_cipher(settings.encryption_keys))
         with _bar() as bar:
             task = bar.add_task("blocks")
             tell = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731

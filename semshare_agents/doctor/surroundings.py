@@ -19,7 +19,7 @@ from semshare_agents.registry import Registry, schema
 from semshare_agents.registry.tables import SCHEMA_VERSION
 from semshare_agents.security import files as private
 from semshare_agents.security import name_key as keys
-from semshare_agents.security.encryption import OVERHEAD_BYTES, key_name, make_sealer
+from semshare_agents.security.encryption import OVERHEAD_BYTES, key_name, make_cipher
 from semshare_agents.settings import Settings, unknown_variables
 
 PACKAGES = ("semshare-agents", "torch", "transformers", "sqlalchemy", "alembic", "safetensors")
@@ -86,11 +86,11 @@ def space_check(settings: Settings) -> Check:
 def encryption_check(settings: Settings) -> Check:
     """Whether files are encrypted, and with which keys; texts in the registry are as new files."""
     try:
-        sealer = make_sealer(settings.encryption_keys)
+        cipher = make_cipher(settings.encryption_keys)
     except SemShareError as e:
         return Check("encryption", State.FAILED, str(e), "see the message")
     files = Counter(key_name(_beginning(path)) for path in settings.kv_dir.glob("*/*.safetensors"))
-    names, plain = sealer.key_names, files.pop("", 0)
+    names, plain = cipher.key_names, files.pop("", 0)
     lost = {name: count for name, count in files.items() if name not in names}
     found = f"on, key {names[0]} encrypts, {len(names) - 1} more only read" if names else "off"
     found += f"; {sum(files.values()):,} encrypted files, {plain:,} plain ones"

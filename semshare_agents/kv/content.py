@@ -61,8 +61,8 @@ def describe(scope: Scope, tokens: Ints, spans: Sequence[tuple[int, int]], exact
         spans: Start and length of each part, ascending.
         exact_tokens: Length of the prefix of `tokens` whose KV is exact.
     """
-    owner = blake3.blake3(b"owner" + scope.seed).hexdigest(length=NAME_BYTES)
-    before, done = blake3.blake3(b"context" + scope.seed), 0
+    owner = blake3.blake3(b"owner" + scope.hash_key).hexdigest(length=NAME_BYTES)
+    before, done = blake3.blake3(b"context" + scope.hash_key), 0
     raw = np.ascontiguousarray(tokens, dtype="<i4")
     found: list[Content] = []
     for start, length in spans:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semshare_agents.concurrency import threads
-from semshare_agents.match import names
+from semshare_agents.match import hashes
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.registry import Registry
@@ -76,15 +76,15 @@ async def find(
 
 async def _prefix_donors(registry: Registry, scope: Scope, prompt: Ints, block_tokens: int) -> list[Donor]:
     """Turns that may begin as the prompt does: those that share its chain furthest, and those that branch off there."""
-    blocks = await threads.work(names.name_blocks, scope, prompt, block_tokens, len(prompt))
-    stored = await registry.find_chain(scope, [b.chain.hex() for b in blocks])
-    depth = 0
-    while depth < len(blocks) and blocks[depth].chain.hex() in stored:
-        depth += 1
-    turn_ids = [stored[blocks[depth - 1].chain.hex()][0]] if depth else []
-    if depth < len(blocks):
-        follows = blocks[depth]
-        branch = names.branch(follows.parent, prompt[follows.start :])
+    blocks = await threads.work(hashes.hash_blocks, scope, prompt, block_tokens, len(prompt))
+    stored = await registry.find_chain(scope, [b.prefix.hex() for b in blocks])
+    shared = 0
+    while shared < len(blocks) and blocks[shared].prefix.hex() in stored:
+        shared += 1
+    turn_ids = [stored[blocks[shared - 1].prefix.hex()][0]] if shared else []
+    if shared < len(blocks):
+        follows = blocks[shared]
+        branch = hashes.partial_block_hash(follows.parent, prompt[follows.start :])
         if branch is not None:
             turn_ids += await registry.find_branch(scope, branch.hex())
     return await registry.donors(scope, list(dict.fromkeys(turn_ids)))
@@ -109,7 +109,7 @@ async def _content_hits(registry: Registry, scope: Scope, prompt: Ints, begin: i
 def _windows(scope: Scope, prompt: Ints, begin: int, block_tokens: int) -> dict[int, list[int]]:
     """Where each content name stands in a prompt from `begin` on."""
     windows: dict[int, list[int]] = {}
-    for at, value in enumerate(names.rolling(scope, prompt[begin:], block_tokens).tolist(), start=begin):
+    for at, value in enumerate(hashes.rolling(scope, prompt[begin:], block_tokens).tolist(), start=begin):
         windows.setdefault(value, []).append(at)
     return windows
 

@@ -30,6 +30,6 @@ class Lexicon:
 
     def signer(self, scope: Scope) -> Signer:
         """The signatures of a scope."""
-        if scope.seed not in self._signers:
-            self._signers[scope.seed] = Signer(len(self._model.embeddings), scope.seed)
-        return self._signers[scope.seed]
+        if scope.hash_key not in self._signers:
+            self._signers[scope.hash_key] = Signer(len(self._model.embeddings), scope.hash_key)
+        return self._signers[scope.hash_key]

@@ -39,7 +39,7 @@ from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.security import files as private
 from semshare_agents.security import name_key as keys
-from semshare_agents.security.encryption import Sealer, make_sealer
+from semshare_agents.security.encryption import Cipher, make_cipher
 from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.holds import Leases, Limits
@@ -104,17 +104,17 @@ async def start(
     """
     # What is not allowed is said before anything slow happens.
     matcher, strategy = make_matcher(settings.matching), make_strategy(settings.strategy)
-    packing, sealer = make_packing(settings.kv_codec), make_sealer(settings.encryption_keys)
+    packing, cipher = make_packing(settings.kv_codec), make_cipher(settings.encryption_keys)
     options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
     policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
     async with AsyncExitStack() as undo:
         leases, engine = Leases(), Engine()
         undo.callback(engine.close)
-        tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, sealer), leases))
+        tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, cipher), leases))
         undo.callback(tiers.close)
         alive, alone = await threads.work(announce, settings.home)
         undo.callback(alive.close)
-        registry = await open_registry(settings, alone, sealer)
+        registry = await open_registry(settings, alone, cipher)
         undo.push_async_callback(registry.close)
         await recover(registry, tiers, alone)
         fcntl.flock(alive, fcntl.LOCK_SH)
@@ -180,13 +180,13 @@ def _measured(settings: Settings, model: LoadedModel, progress: Progress) -> Cos
     return CostModel(found, rows.token_bytes)
 
 
-async def open_registry(settings: Settings, alone: bool, sealer: Sealer) -> Registry:
+async def open_registry(settings: Settings, alone: bool, cipher: Cipher) -> Registry:
     """The registry that the settings name.
 
     Args:
         settings: The settings.
         alone: Whether no other process uses the folder, so that its schema may be brought up to date.
-        sealer: Encrypts what says anything of texts.
+        cipher: Encrypts what says anything of texts.
     """
     return await Registry.open(
         settings.registry_url,
@@ -195,7 +195,7 @@ async def open_registry(settings: Settings, alone: bool, sealer: Sealer) -> Regi
         event_rows=settings.event_rows,
         names_key=await threads.work(keys.names_key, settings.home, settings.names_key),
         pools=settings.pools,
-        sealer=sealer,
+        cipher=cipher,
     )
 
 
@@ -241,7 +241,7 @@ def make_monitor(
 
 
 def make_tiers(
-    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases, sealer: Sealer
+    settings: Settings, packing: Packing, policies: dict[str, EvictionPolicy], leases: Leases, cipher: Cipher
 ) -> list[Tier]:
     """The tiers that have a budget, fastest first."""
     limits = Limits(settings.high_watermark, settings.low_watermark, settings.tenant_bytes)
@@ -256,7 +256,7 @@ def make_tiers(
     if settings.memory_bytes:
         tiers.append(tier(MemoryStore(packing=packing), settings.memory_bytes))
     if settings.disk_bytes:
-        tiers.append(tier(DiskStore(settings.kv_dir, packing, sealer), settings.disk_bytes))
+        tiers.append(tier(DiskStore(settings.kv_dir, packing, cipher), settings.disk_bytes))
     return tiers
 
 

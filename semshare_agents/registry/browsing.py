@@ -60,7 +60,7 @@ class Browsing(Part):
         """
         query = _turns().add_columns(t.turns.c.depth, t.turns.c.answer).order_by(t.turns.c.id.desc()).limit(limit)
         async with self.database.reading() as c:
-            return [SimpleNamespace(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
+            return [SimpleNamespace(**self.database.cipher.decrypted(row._mapping)) for row in await c.execute(query)]
 
     async def browse(
         self, tenant: str, *, session: str | None = None, before: int | None = None, limit: int = 50
@@ -79,7 +79,7 @@ class Browsing(Part):
         if before is not None:
             query = query.where(t.turns.c.id < before)
         async with self.database.reading() as c:
-            return [TurnRow(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
+            return [TurnRow(**self.database.cipher.decrypted(row._mapping)) for row in await c.execute(query)]
 
     async def missing(self, tenant: str, session: str | None = None) -> str:
         """What is not stored of a tenant and its session, with the nearest names; empty where all is there."""
@@ -100,7 +100,7 @@ class Browsing(Part):
             row = (await c.execute(query)).first()
         if row is None:
             return None
-        values = self.database.sealer.opened(row._mapping)
+        values = self.database.cipher.decrypted(row._mapping)
         tokens = np.frombuffer(values.pop("tokens"), dtype="<i4")
         return TurnRow(**values), tokens
 
@@ -134,7 +134,7 @@ class Browsing(Part):
             row = (await c.execute(query)).first()
         if row is None:
             return []
-        turn = self.database.sealer.opened(row._mapping)
+        turn = self.database.cipher.decrypted(row._mapping)
         return [*json.loads(turn["messages"]), {"role": "assistant", "content": turn["answer"]}]
 
     async def statistics(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Browsing(Part):
     def _saved(self, row: Mapping[str, Any]) -> dict[str, float]:
         """What a turn saved; empty where that is not known."""
         try:
-            return json.loads(self.database.sealer.opened(row)["report"]).get("saved") or {}
+            return json.loads(self.database.cipher.decrypted(row)["report"]).get("saved") or {}
         except SealedError:
             return {}
 

@@ -20,7 +20,7 @@ from semshare_agents.registry import tables as t
 from semshare_agents.registry.engine import wrapped
 from semshare_agents.registry.liveness import Liveness
 from semshare_agents.registry.name_keys import NameKeys
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.security.encryption import Cipher
 
 T = TypeVar("T")
 AnyRow = Row[*tuple[Any, ...]]
@@ -34,20 +34,20 @@ class Database:
         look_ups: To look up with in threads; None where the async driver does it.
         event_rows: Most rows of a log; the oldest go first.
         names: How names are keyed, and who shares them.
-        sealer: Encrypts texts and token ids.
+        cipher: Encrypts texts and token ids.
 
     Attributes:
         holder: This process's name in `blocks.holder`.
         liveness: Which processes use a server; None on SQLite, where lock files say it.
     """
 
-    def __init__(self, engine: AsyncEngine, look_ups: Engine | None, event_rows: int, names: NameKeys, sealer: Sealer):
+    def __init__(self, engine: AsyncEngine, look_ups: Engine | None, event_rows: int, names: NameKeys, cipher: Cipher):
         self.engine = engine
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT", readonly=True)
         self._look_ups = look_ups
         self.event_rows = event_rows
         self.names = names
-        self.sealer = sealer
+        self.cipher = cipher
         self.holder = uuid4().hex
         self.liveness = Liveness(self._reader, self.holder) if self.dialect == "postgresql" else None
 

@@ -13,7 +13,7 @@ from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.database import Part
 from semshare_agents.registry.engine import gathered, ids_of, listed
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.security.encryption import Cipher
 from semshare_agents.values import BlockRef, Donor, Hit, Ints, Scope
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ class Finding(Part):
         """The tokens of turns that have some, in the order asked for, each of shape `(tokens,)`."""
         wanted = self.database.any_of(t.turns.c.id, list(turn_ids))
         query = select(t.turns.c.id, t.turns.c.tokens).where(_within(t.turns, scope), wanted)
-        sealer = self.database.sealer
-        rows = await self.database.looking(lambda c: {row.id: opened_tokens(sealer, row) for row in c.execute(query)})
+        cipher = self.database.cipher
+        rows = await self.database.looking(lambda c: {row.id: opened_tokens(cipher, row) for row in c.execute(query)})
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
@@ -120,7 +120,7 @@ class Finding(Part):
 
         def look(c: Connection) -> list[Donor]:
             rows = {row.id: row for row in c.execute(turns)}
-            tokens = {i: opened_tokens(self.database.sealer, row) for i, row in rows.items()}
+            tokens = {i: opened_tokens(self.database.cipher, row) for i, row in rows.items()}
             refs: dict[int, list[BlockRef]] = {}
             for part in c.execute(parts):
                 refs.setdefault(part.turn_id, []).append(BlockRef(part.key, part.start, part.length, part.stored))
@@ -139,15 +139,15 @@ class Finding(Part):
         return await self.database.looking(look)
 
 
-def opened_tokens(sealer: Sealer, row: Any) -> Ints:
+def opened_tokens(cipher: Cipher, row: Any) -> Ints:
     """A turn's tokens; none where they are damaged or cannot be opened: such a turn is nobody's donor.
 
     Args:
-        sealer: Opens them.
+        cipher: Opens them.
         row: The turn's `id` and `tokens`.
     """
     try:
-        stored = sealer.open(row.tokens, f"turns|tokens|{row.id}")
+        stored = cipher.decrypt(row.tokens, f"turns|tokens|{row.id}")
     except SealedError as e:
         log.warning("turn %d serves nobody: %s", row.id, e)
         stored = b""

@@ -118,7 +118,7 @@ class Forgetting(Part):
             .where(t.tenants.c.name.in_(members))
             .order_by(t.turns.c.id)
         )
-        return [SimpleNamespace(**self.database.sealer.opened(row._mapping)) for row in await c.execute(query)]
+        return [SimpleNamespace(**self.database.cipher.decrypted(row._mapping)) for row in await c.execute(query)]
 
     async def _fate_of_blocks(self, c: AsyncConnection, rows: Sequence[SimpleNamespace], gone: set[int]) -> _Fate:
         """Which blocks of turns that go are dropped, and which belong to turns that stay."""
@@ -178,7 +178,7 @@ class Forgetting(Part):
             report["donors"] = {k: v for k, v in report["donors"].items() if int(k) not in gone}
             spans = report.get("spans", [])
             report["spans"] = [span[:2] if len(span) > 2 and int(span[2]) in gone else span for span in spans]
-            sealed = self.database.sealer.sealed({"report": json.dumps(report, separators=(",", ":"))}, row.id)
+            sealed = self.database.cipher.encrypted({"report": json.dumps(report, separators=(",", ":"))}, row.id)
             await c.execute(update(t.turns).where(t.turns.c.id == row.id).values(**sealed))
 
     async def _drop_names(self, c: AsyncConnection, tenant: str, session: str | None, everything: bool) -> None:

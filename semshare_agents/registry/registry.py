@@ -19,7 +19,7 @@ from semshare_agents.registry.pinning import Pinning
 from semshare_agents.registry.replay import Replay
 from semshare_agents.registry.scopes import Scopes
 from semshare_agents.registry.writing import Writing
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.security.encryption import Cipher
 from semshare_agents.security.name_key import KEY_BYTES
 
 EVENT_ROWS = 200_000
@@ -41,7 +41,7 @@ class Registry(Scopes, Finding, Writing, Forgetting, Erasure, Pinning, Eviction,
         event_rows: int = EVENT_ROWS,
         names_key: bytes = bytes(KEY_BYTES),
         pools: Mapping[str, Sequence[str]] | None = None,
-        sealer: Sealer | None = None,
+        cipher: Cipher | None = None,
     ) -> Registry:
         """Open a database, creating its tables when it is new.
 
@@ -52,7 +52,7 @@ class Registry(Scopes, Finding, Writing, Forgetting, Erasure, Pinning, Eviction,
             event_rows: Most rows of the log of events, and of drift samples; the oldest go first.
             names_key: Keys all names, 32 bytes; with another one nothing is found.
             pools: Tenants that reuse one another's KV, by the pool's name; a tenant is in one at most.
-            sealer: Encrypts texts and token ids; None for one without keys.
+            cipher: Encrypts texts and token ids; None for one without keys.
 
         Raises:
             ConfigurationError: the URL is malformed.
@@ -62,7 +62,7 @@ class Registry(Scopes, Finding, Writing, Forgetting, Erasure, Pinning, Eviction,
         engine = await asyncio.to_thread(make_engine, url, timeout_seconds)
         look_ups = await asyncio.to_thread(make_look_up_engine, engine.url)
         names = NameKeys(names_key, pools or {})
-        database = Database(engine, look_ups, event_rows, names, sealer or Sealer())
+        database = Database(engine, look_ups, event_rows, names, cipher or Cipher())
         try:
             await database.prepare(url, timeout_seconds, upgrade)
         except BaseException:

@@ -42,9 +42,9 @@ class Replay(Part):
         ).order_by(turns.id)
         async with self.database.reading() as c:
             rows = (await c.execute(query)).all()
-        sealer = self.database.sealer
+        cipher = self.database.cipher
         return [
-            PastTurn(r.created_at, r.scope_id, r.session_id, r.prompt_tokens, opened_tokens(sealer, r)) for r in rows
+            PastTurn(r.created_at, r.scope_id, r.session_id, r.prompt_tokens, opened_tokens(cipher, r)) for r in rows
         ]
 
     async def token_bytes(self) -> float | None:

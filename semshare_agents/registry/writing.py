@@ -123,11 +123,11 @@ class Writing(Part):
         }
         # Each is bound to its row, whose id is not known before: what is sealed is never written open.
         private = {name: values[name] for name in ("tokens", "messages", "answer", "report")}
-        if self.database.sealer.active:
+        if self.database.cipher.active:
             values |= {"tokens": b"", "messages": "", "answer": "", "report": ""}
         turn_id = int((await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one())
-        if self.database.sealer.active:
-            sealed = self.database.sealer.sealed(private, turn_id)
+        if self.database.cipher.active:
+            sealed = self.database.cipher.encrypted(private, turn_id)
             await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**sealed))
         return turn_id
 

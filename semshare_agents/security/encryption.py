@@ -22,12 +22,12 @@ OVERHEAD_BYTES = len(MAGIC) + NAME_BYTES + NONCE_BYTES + TAG_BYTES
 TEXT_MAGIC = MAGIC.decode()
 
 
-class _Cipher(Protocol):
+class _Aead(Protocol):
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
-class Sealer:
+class Cipher:
     """Seals with the first of its keys and opens with all; without keys it leaves everything as it is.
 
     Args:
@@ -38,7 +38,7 @@ class Sealer:
     """
 
     def __init__(self, keys: Sequence[bytes] = ()):
-        self._ciphers: dict[bytes, _Cipher] = {_name(key): _cipher(key) for key in keys}
+        self._ciphers: dict[bytes, _Aead] = {_name(key): _aead(key) for key in keys}
         self.active = bool(keys)
 
     @property
@@ -46,7 +46,7 @@ class Sealer:
         """Names of its keys, hexadecimal; the first seals. A name tells nothing of its key."""
         return [name.hex() for name in self._ciphers]
 
-    def seal(self, plain: bytes, place: str) -> bytes:
+    def encrypt(self, plain: bytes, place: str) -> bytes:
         """Bytes that open at `place` alone."""
         if not self.active:
             return plain
@@ -54,7 +54,7 @@ class Sealer:
         nonce = secrets.token_bytes(NONCE_BYTES)
         return MAGIC + name + nonce + cipher.encrypt(nonce, plain, place.encode())
 
-    def open(self, stored: bytes, place: str) -> bytes:
+    def decrypt(self, stored: bytes, place: str) -> bytes:
         """What was sealed; bytes that are not sealed stay as they are.
 
         Raises:
@@ -75,38 +75,38 @@ class Sealer:
         except (InvalidTag, ValueError) as e:
             raise DamagedSealError("it is damaged, or was encrypted for another place") from e
 
-    def seal_text(self, plain: str, place: str) -> str:
-        """As `seal`, for a column of text."""
+    def encrypt_text(self, plain: str, place: str) -> str:
+        """As `encrypt`, for a column of text."""
         if not self.active:
             return plain
-        return TEXT_MAGIC + base64.b64encode(self.seal(plain.encode("utf-8", "surrogatepass"), place)).decode()
+        return TEXT_MAGIC + base64.b64encode(self.encrypt(plain.encode("utf-8", "surrogatepass"), place)).decode()
 
-    def open_text(self, stored: str, place: str) -> str:
-        """As `open`, for a column of text; errors too."""
+    def decrypt_text(self, stored: str, place: str) -> str:
+        """As `decrypt`, for a column of text; errors too."""
         if not stored.startswith(TEXT_MAGIC):
             return stored
         try:
             sealed = base64.b64decode(stored[len(TEXT_MAGIC) :], validate=True)
         except ValueError as e:
             raise DamagedSealError("it is damaged") from e
-        return self.open(sealed, place).decode("utf-8", "surrogatepass")
+        return self.decrypt(sealed, place).decode("utf-8", "surrogatepass")
 
-    def opened(self, row: Mapping[Any, Any]) -> dict[str, Any]:
-        """A turn's row, which has its id, with the columns opened that `sealed` seals; errors as in `open`."""
+    def decrypted(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """A turn's row, which has its id, with the columns opened that `encrypted` seals; errors as in `decrypt`."""
         values = dict(row)
         for column in ("messages", "answer", "report"):
             if column in values:
-                values[column] = self.open_text(values[column], _place(column, values["id"]))
+                values[column] = self.decrypt_text(values[column], _place(column, values["id"]))
         if "tokens" in values:
-            values["tokens"] = self.open(values["tokens"], _place("tokens", values["id"]))
+            values["tokens"] = self.decrypt(values["tokens"], _place("tokens", values["id"]))
         return values
 
-    def sealed(self, row: Mapping[str, Any], turn_id: int) -> dict[str, Any]:
+    def encrypted(self, row: Mapping[str, Any], turn_id: int) -> dict[str, Any]:
         """A turn's columns as they are stored: texts and token ids are sealed."""
         return {
-            column: self.seal(value, _place(column, turn_id))
+            column: self.encrypt(value, _place(column, turn_id))
             if isinstance(value, bytes)
-            else self.seal_text(value, _place(column, turn_id))
+            else self.encrypt_text(value, _place(column, turn_id))
             for column, value in row.items()
         }
 
@@ -116,14 +116,14 @@ def key_name(stored: bytes) -> str:
     return stored[len(MAGIC) :][:NAME_BYTES].hex() if stored.startswith(MAGIC) else ""
 
 
-def make_sealer(given: SecretStr | None) -> Sealer:
-    """The sealer of the setting `encryption_keys`.
+def make_cipher(given: SecretStr | None) -> Cipher:
+    """The cipher of the setting `encryption_keys`.
 
     Raises:
         ConfigurationError: a key is malformed, or the library is not installed.
     """
     if given is None:
-        return Sealer()
+        return Cipher()
     keys = []
     for word in given.get_secret_value().split(","):
         try:
@@ -135,7 +135,7 @@ def make_sealer(given: SecretStr | None) -> Sealer:
             f"encryption_keys: each key is {2 * KEY_BYTES} hexadecimal digits, as `openssl rand -hex {KEY_BYTES}` "
             "makes them; several are separated by commas"
         )
-    return Sealer(keys)
+    return Cipher(keys)
 
 
 def _place(column: str, turn_id: int) -> str:
@@ -146,7 +146,7 @@ def _name(key: bytes) -> bytes:
     return blake3.blake3(key, derive_key_context="semshare-agents key name 1").digest(NAME_BYTES)
 
 
-def _cipher(key: bytes) -> _Cipher:
+def _aead(key: bytes) -> _Aead:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ModuleNotFoundError as e:

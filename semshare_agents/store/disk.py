@@ -13,7 +13,7 @@ from semshare_agents.errors import CorruptBlockError, StoreError, StoreNotWritab
 from semshare_agents.kv.layout import KV
 from semshare_agents.kv.packing import Packed, Packing, Raw
 from semshare_agents.security import files as private
-from semshare_agents.security.encryption import OVERHEAD_BYTES, Sealer
+from semshare_agents.security.encryption import OVERHEAD_BYTES, Cipher
 from semshare_agents.store import file_format
 from semshare_agents.store.base import BlockInfo, BlockStore
 from semshare_agents.store.ledger import Ledger
@@ -29,7 +29,7 @@ class DiskStore(BlockStore):
     Args:
         folder: Where the files go; created with mode 0700.
         packing: How blocks are packed; None keeps them as they are. What lies there is read however it is packed.
-        sealer: Encrypts files; None for one without keys. Files that are not encrypted are read all the same.
+        cipher: Encrypts files; None for one without keys. Files that are not encrypted are read all the same.
 
     Raises:
         StoreNotWritableError: the folder cannot be created or written.
@@ -38,9 +38,9 @@ class DiskStore(BlockStore):
     name = "disk"
     durable = True
 
-    def __init__(self, folder: Path, packing: Packing | None = None, sealer: Sealer | None = None):
+    def __init__(self, folder: Path, packing: Packing | None = None, cipher: Cipher | None = None):
         self.packing = packing or Raw()
-        self._sealer = sealer or Sealer()
+        self._cipher = cipher or Cipher()
         self.folder = folder
         try:
             private.folder(folder)
@@ -58,7 +58,7 @@ class DiskStore(BlockStore):
 
     def size_bytes(self, packed: Packed) -> int:
         """See `BlockStore.size_bytes`."""
-        return file_format.file_bytes(packed) + (OVERHEAD_BYTES if self._sealer.active else 0)
+        return file_format.file_bytes(packed) + (OVERHEAD_BYTES if self._cipher.active else 0)
 
     def put(self, info: BlockInfo, kv: KV | Packed) -> int:
         """See `BlockStore.put`."""
@@ -67,7 +67,7 @@ class DiskStore(BlockStore):
         try:
             with suppress(FileNotFoundError):
                 return path.stat().st_size
-            content = self._sealer.seal(file_format.encode(info, self.packed(kv)), file_format.place(info))
+            content = self._cipher.encrypt(file_format.encode(info, self.packed(kv)), file_format.place(info))
             with self._ledger.held():
                 private.folder(path.parent)
                 with open(private.opened(aside, os.O_WRONLY | os.O_TRUNC), "wb") as f:
@@ -105,7 +105,7 @@ class DiskStore(BlockStore):
     def get_packed(self, info: BlockInfo) -> Packed | None:
         """See `BlockStore.get_packed`; the parts are mapped from the file."""
         try:
-            return file_format.decode(self.path(info.key), info, self._sealer)
+            return file_format.decode(self.path(info.key), info, self._cipher)
         except FileNotFoundError:
             return None
 

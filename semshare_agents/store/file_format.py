@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 
 from semshare_agents.errors import CorruptBlockError, DamagedSealError, SealedError, StoreError
 from semshare_agents.kv.packing import Packed, packing_of
-from semshare_agents.security.encryption import MAGIC, Sealer
+from semshare_agents.security.encryption import MAGIC, Cipher
 from semshare_agents.store.base import BlockInfo
 
 FORMAT = "semshare-kv-3"
@@ -51,7 +51,7 @@ def encode(info: BlockInfo, packed: Packed) -> bytes:
     return content
 
 
-def decode(path: Path, info: BlockInfo, sealer: Sealer | None = None) -> Packed:
+def decode(path: Path, info: BlockInfo, cipher: Cipher | None = None) -> Packed:
     """Read a block and prove that it is the one asked for. Its parts are mapped from a file that is not encrypted.
 
     Raises:
@@ -61,7 +61,7 @@ def decode(path: Path, info: BlockInfo, sealer: Sealer | None = None) -> Packed:
             version does not read.
     """
     try:
-        metadata, parts = _read(path, info, sealer or Sealer())
+        metadata, parts = _read(path, info, cipher or Cipher())
     except FileNotFoundError:
         raise
     except OSError as e:
@@ -87,7 +87,7 @@ def decode(path: Path, info: BlockInfo, sealer: Sealer | None = None) -> Packed:
         raise CorruptBlockError(f"{path.name} {e.args[0]}") from e
 
 
-def _read(path: Path, info: BlockInfo, sealer: Sealer) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def _read(path: Path, info: BlockInfo, cipher: Cipher) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """A file's metadata and parts, unproved."""
     with path.open("rb") as file:
         sealed = file.read(len(MAGIC)) == MAGIC
@@ -95,7 +95,7 @@ def _read(path: Path, info: BlockInfo, sealer: Sealer) -> tuple[dict[str, str], 
     if not sealed:
         with safe_open(path, framework="pt") as f:
             return dict(f.metadata() or {}), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    plain = sealer.open(content, place(info))
+    plain = cipher.decrypt(content, place(info))
     header = json.loads(plain[8 : 8 + int.from_bytes(plain[:8], "little")])
     return dict(header.get("__metadata__", {})), load(plain)
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 import numpy as np
 
 from semshare_agents.concurrency import threads
-from semshare_agents.match import names
-from semshare_agents.match.names import NamedBlock
+from semshare_agents.match import hashes
+from semshare_agents.match.hashes import HashedBlock
 from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
@@ -60,13 +60,13 @@ async def blocks_of(registry: Registry, prefilled: Prefilled, run: RowRun, block
     scope, tokens, exact = prefilled.scope, run.tokens.copy(), run.exact
     named = await threads.work(_named, scope, tokens, exact, block_tokens, uuid4().bytes)
     shared = {b.start: key for b, _ in named if (key := _shared(prefilled, b.start, b.length)) is not None}
-    fresh = [b.chain.hex() for b, _ in named if b.start not in shared]
+    fresh = [b.prefix.hex() for b, _ in named if b.start not in shared]
     found = await registry.find_chain(scope, fresh) if fresh else {}
     duplicates = {chain: key for chain, (_, key) in found.items()}
     blocks: list[NewBlock] = []
     replaced: list[tuple[str, str]] = []
     for block, content in named:
-        known = {block.chain.hex(): shared[block.start]} if block.start in shared else duplicates
+        known = {block.prefix.hex(): shared[block.start]} if block.start in shared else duplicates
         new = new_block(block, content, tokens, known, run.token_bytes)
         blocks.append(new)
         short = None if new.known else _shorter(prefilled, block.start, block.length)
@@ -77,10 +77,10 @@ async def blocks_of(registry: Registry, prefilled: Prefilled, run: RowRun, block
 
 def _named(
     scope: Scope, tokens: Ints, exact_tokens: int, block_tokens: int, salt: bytes = b""
-) -> list[tuple[NamedBlock, int | None]]:
+) -> list[tuple[HashedBlock, int | None]]:
     """Blocks with their content names."""
-    named = names.name_blocks(scope, tokens, block_tokens, exact_tokens, salt)
-    return list(zip(named, names.contents(scope, tokens, named, block_tokens), strict=True))
+    named = hashes.hash_blocks(scope, tokens, block_tokens, exact_tokens, salt)
+    return list(zip(named, hashes.content_hashes(scope, tokens, named, block_tokens), strict=True))
 
 
 async def exact_blocks(
@@ -101,13 +101,13 @@ async def exact_blocks(
     tokens = run.tokens
     named = await threads.work(_named, scope, tokens, len(tokens), block_tokens)
     done = [(b, content) for b, content in named if frontier < b.start + b.length <= run.exact]
-    found = await registry.find_chain(scope, [b.chain.hex() for b, _ in done]) if done else {}
+    found = await registry.find_chain(scope, [b.prefix.hex() for b, _ in done]) if done else {}
     duplicates = {chain: key for chain, (_, key) in found.items()}
     return [new_block(block, content, tokens, duplicates, run.token_bytes) for block, content in done]
 
 
 def new_block(
-    named: NamedBlock, content: int | None, tokens: Ints, known: Mapping[str, str], token_bytes: int
+    named: HashedBlock, content: int | None, tokens: Ints, known: Mapping[str, str], token_bytes: int
 ) -> NewBlock:
     """A block as it is registered.
 
@@ -118,8 +118,8 @@ def new_block(
         known: Keys of registered blocks by chain name, hexadecimal.
         token_bytes: Bytes of one token's KV.
     """
-    chain = named.chain.hex()
-    branch = names.branch(named.parent, tokens[named.start : named.start + named.length])
+    chain = named.prefix.hex()
+    branch = hashes.partial_block_hash(named.parent, tokens[named.start : named.start + named.length])
     return NewBlock(
         start=named.start,
         length=named.length,

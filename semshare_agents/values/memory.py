@@ -30,7 +30,7 @@ class Scope:
         id: The scope's row in the registry.
         tenant: Tenant name.
         fingerprint: Fingerprint of the model (`semshare_agents.model.fingerprint`).
-        seed: Key of the scope's names, so that names of different scopes never agree.
+        hash_key: Key of the scope's names, so that names of different scopes never agree.
         reads: Ids of all scopes that look-ups may find, this one among them; more than one in a pool.
         forgets: The newest act of forgetting when the scope was asked for.
     """
@@ -38,7 +38,7 @@ class Scope:
     id: int
     tenant: str
     fingerprint: str
-    seed: bytes
+    hash_key: bytes
     reads: tuple[int, ...] = ()
     forgets: int = 0
 

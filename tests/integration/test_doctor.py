@@ -17,7 +17,7 @@ from semshare_agents.doctor import State
 from semshare_agents.doctor.model import self_test
 from semshare_agents.doctor.surroundings import encryption_check, settings_check
 from semshare_agents.registry.tables import SCHEMA_VERSION
-from semshare_agents.security.encryption import make_sealer
+from semshare_agents.security.encryption import make_cipher
 from semshare_agents.settings import load_settings
 from semshare_agents.testing.postgres import Server
 from tests import tiny
@@ -88,12 +88,12 @@ async def test_files_of_lost_keys_and_plain_ones_are_counted(open_llm: OpenLLM) 
     check = encryption_check(load_settings(home=home, encryption_keys=new))
     assert check.state is State.WARNING
     assert check.found.endswith(f"; 0 encrypted files, {len(files)} plain ones")
-    sealer = make_sealer(SecretStr(old))
+    cipher = make_cipher(SecretStr(old))
     for file in files:
-        file.write_bytes(sealer.seal(file.read_bytes(), "anywhere"))
+        file.write_bytes(cipher.encrypt(file.read_bytes(), "anywhere"))
     check = encryption_check(load_settings(home=home, encryption_keys=new))
     assert check.state is State.WARNING
-    assert check.found.endswith(f"{len(files)} of keys that are not given: {sealer.key_names[0]}")
+    assert check.found.endswith(f"{len(files)} of keys that are not given: {cipher.key_names[0]}")
     check = encryption_check(load_settings(home=home, encryption_keys=f"{new},{old}"))
     assert check.state is State.OK
     assert check.found.endswith(f"; {len(files)} encrypted files, 0 plain ones")

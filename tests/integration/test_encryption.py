@@ -11,7 +11,7 @@ import pytest
 
 from semshare_agents.errors import ConfigurationError, DamagedSealError, SealedError
 from semshare_agents.operate.audit import audit
-from semshare_agents.security.encryption import OVERHEAD_BYTES, Sealer, make_sealer
+from semshare_agents.security.encryption import OVERHEAD_BYTES, Cipher, make_cipher
 from semshare_agents.settings import load_settings
 from semshare_agents.store.disk import DiskStore
 from tests import tiny
@@ -24,39 +24,39 @@ TEXT = tiny.words(60, 1)
 
 
 def test_what_is_sealed_opens_in_its_place_alone() -> None:
-    sealer = Sealer([bytes(32)])
-    sealed = sealer.seal(b"text", "here")
+    cipher = Cipher([bytes(32)])
+    sealed = cipher.encrypt(b"text", "here")
     assert len(sealed) == 4 + OVERHEAD_BYTES
-    assert sealer.open(sealed, "here") == b"text"
-    assert sealer.seal(b"text", "here") != sealed
-    assert Sealer([bytes([1] * 32), bytes(32)]).open(sealed, "here") == b"text"
-    assert Sealer().open(b"never sealed", "here") == b"never sealed"
-    assert Sealer().seal(b"text", "here") == b"text"
+    assert cipher.decrypt(sealed, "here") == b"text"
+    assert cipher.encrypt(b"text", "here") != sealed
+    assert Cipher([bytes([1] * 32), bytes(32)]).open(sealed, "here") == b"text"
+    assert Cipher().open(b"never sealed", "here") == b"never sealed"
+    assert Cipher().seal(b"text", "here") == b"text"
     with pytest.raises(DamagedSealError):
-        sealer.open(sealed, "there")
-    for other in (Sealer(), Sealer([bytes([1] * 32)])):
+        cipher.decrypt(sealed, "there")
+    for other in (Cipher(), Cipher([bytes([1] * 32)])):
         with pytest.raises(SealedError, match="encryption_keys"):
             other.open(sealed, "here")
     for at in range(len(b"semseal1"), len(sealed)):
         flipped = bytearray(sealed)
         flipped[at] ^= 1
         with pytest.raises(SealedError):
-            sealer.open(bytes(flipped), "here")
-    assert sealer.open_text(sealer.seal_text("tëxt \udc00", "here"), "here") == "tëxt \udc00"
+            cipher.decrypt(bytes(flipped), "here")
+    assert cipher.decrypt_text(cipher.encrypt_text("tëxt \udc00", "here"), "here") == "tëxt \udc00"
 
 
 @pytest.mark.parametrize("keys", ["", "00", "zz" * 32, f"{KEY},", f"{KEY};{OTHER}"])
 def test_malformed_keys_are_refused_and_not_told(keys: str) -> None:
     settings = load_settings(encryption_keys=keys)
     with pytest.raises(ConfigurationError, match="64 hexadecimal digits") as caught:
-        make_sealer(settings.encryption_keys)
+        make_cipher(settings.encryption_keys)
     assert not keys or keys not in str(caught.value)
 
 
 def test_the_library_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
     with pytest.raises(ConfigurationError, match=r"semshare-agents\[encryption\]"):
-        Sealer([bytes(32)])
+        Cipher([bytes(32)])
 
 
 async def test_no_file_has_text_tokens_or_kv(open_llm: OpenLLM, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ async def test_no_file_has_text_tokens_or_kv(open_llm: OpenLLM, tmp_path: Path) 
     assert (await again.session("talk").messages())[1]["content"] == said.text
     assert (await again.generate([user(TEXT)], store=False)).report.reuse_class == "exact"
     assert (
-        await audit(again.pipeline.memory.registry, DiskStore(home / "kv", None, Sealer([bytes.fromhex(KEY)])))
+        await audit(again.pipeline.memory.registry, DiskStore(home / "kv", None, Cipher([bytes.fromhex(KEY)])))
     ).problems(alone=False) == 0
 
 

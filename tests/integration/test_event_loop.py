@@ -1,4 +1,4 @@
-"""Eight sessions with prompts of 6,000 tokens on an adapter and its server leave the event loop to others (`benchmarks/event_loop.py`)."""
+"""Eight sessions of 6,000-token prompts leave the event loop to others (`benchmarks/event_loop.py`)."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def test_look_ups_are_indexed(url: str) -> None:
     registry = await Registry.open(url)
     try:
         scope = await registry.scope("acme", "f" * 64)
-        signer, rng = Signer(VOCABULARY, scope.seed), np.random.default_rng(0)
+        signer, rng = Signer(VOCABULARY, scope.hash_key), np.random.default_rng(0)
         texts = [rng.integers(0, VOCABULARY, TOKENS) for _ in range(TURNS)]
         bench = LookupBench()
         await bench.fill(registry, scope, signer, texts)

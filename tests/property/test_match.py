@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semshare_agents.match import names
+from semshare_agents.match import hashes
 from semshare_agents.match.spans import find_spans
 from semshare_agents.values import BlockRef, Donor, Hit, Scope
 
@@ -90,9 +90,9 @@ def test_planted_moves_are_found_whole(order: list[int], seed: int, gap: int) ->
     pieces = [source[24 * i : 24 * (i + 1)] for i in order]
     prompt = np.concatenate([np.concatenate((rng.integers(10**6, 10**7, gap), piece)) for piece in pieces])
     donors = [donor(1, source, set())]
-    hashes = names.rolling(SCOPES[0], prompt, BLOCK)
-    stored = {int(h): at for at, h in enumerate(names.rolling(SCOPES[0], source, BLOCK)) if at % BLOCK == 0}
-    hits = [Hit(at, 1, stored[int(h)]) for at, h in enumerate(hashes) if int(h) in stored]
+    found = hashes.rolling(SCOPES[0], prompt, BLOCK)
+    stored = {int(h): at for at, h in enumerate(hashes.rolling(SCOPES[0], source, BLOCK)) if at % BLOCK == 0}
+    hits = [Hit(at, 1, stored[int(h)]) for at, h in enumerate(found) if int(h) in stored]
     spans = find_spans(prompt, 0, donors, hits, 8)
     assert sum(s.length for s in spans) == len(source)
 
@@ -104,11 +104,11 @@ tokens = st.lists(st.integers(0, 50_000), min_size=0, max_size=80).map(lambda t:
 @given(tokens, tokens, st.integers(1, 20))
 def test_chains_agree_exactly_as_far_as_whole_blocks_do(one: np.ndarray, two: np.ndarray, size: int) -> None:
     scope = SCOPES[0]
-    first, second = (names.name_blocks(scope, t, size, len(t)) for t in (one, two))
+    first, second = (hashes.hash_blocks(scope, t, size, len(t)) for t in (one, two))
     for a, b in zip(first, second, strict=False):
         end_a, end_b = a.start + a.length, b.start + b.length
         same_text = end_a == end_b and (one[:end_a] == two[:end_b]).all()
-        assert (a.chain == b.chain) == bool(same_text)
+        assert (a.prefix == b.prefix) == bool(same_text)
 
 
 @settings(max_examples=100, deadline=None)
@@ -116,10 +116,10 @@ def test_chains_agree_exactly_as_far_as_whole_blocks_do(one: np.ndarray, two: np
 def test_salted_names_never_meet_true_ones(text: np.ndarray, size: int, data: st.DataObject) -> None:
     exact = data.draw(st.integers(0, len(text)))
     scope = SCOPES[0]
-    true = {b.chain for s in range(len(text)) for b in names.name_blocks(scope, text[: s + 1], size, s + 1)}
-    named = names.name_blocks(scope, text, size, exact, salt=b"turn")
+    true = {b.prefix for s in range(len(text)) for b in hashes.hash_blocks(scope, text[: s + 1], size, s + 1)}
+    named = hashes.hash_blocks(scope, text, size, exact, salt=b"turn")
     for block in named:
-        assert (block.chain in true) == (block.start + block.length <= exact)
+        assert (block.prefix in true) == (block.start + block.length <= exact)
 
 
 @settings(max_examples=100, deadline=None)
@@ -127,9 +127,9 @@ def test_salted_names_never_meet_true_ones(text: np.ndarray, size: int, data: st
 def test_content_names_do_not_depend_on_the_offset(text: np.ndarray, offset: int, window: int) -> None:
     shifted = np.concatenate((np.arange(offset), text))
     for scope in SCOPES:
-        here, there = names.rolling(scope, text, window), names.rolling(scope, shifted, window)
+        here, there = hashes.rolling(scope, text, window), hashes.rolling(scope, shifted, window)
         assert len(here) == max(0, len(text) - window + 1)
         if len(here):
             assert (there[offset:] == here).all()
     if len(text) >= window:
-        assert len({int(names.rolling(s, text, window)[0]) for s in SCOPES}) == len(SCOPES)
+        assert len({int(hashes.rolling(s, text, window)[0]) for s in SCOPES}) == len(SCOPES)

@@ -16,7 +16,7 @@ import torch
 
 from semshare_agents.errors import StoreError
 from semshare_agents.evict import make_policy
-from semshare_agents.security.encryption import Sealer
+from semshare_agents.security.encryption import Cipher
 from semshare_agents.store import BlockInfo, DiskStore, MemoryStore, Tier, Tiers, ledger
 from semshare_agents.store.disk import LEDGER
 from semshare_agents.store.holds import Leases
@@ -27,9 +27,9 @@ BUDGET_BYTES = 20_000
 KV = torch.ones(1, 2, 1, 4, 60)
 
 
-def opened(folder: Path, memory_bytes: int = 0, sealer: Sealer | None = None) -> Tiers:
+def opened(folder: Path, memory_bytes: int = 0, cipher: Cipher | None = None) -> Tiers:
     leases = Leases()
-    disk = Tier(DiskStore(folder, None, sealer), BUDGET_BYTES, make_policy("lru"), leases)
+    disk = Tier(DiskStore(folder, None, cipher), BUDGET_BYTES, make_policy("lru"), leases)
     fast = [Tier(MemoryStore(), memory_bytes, make_policy("lru"), leases)] if memory_bytes else []
     return Tiers([*fast, disk], leases)
 
@@ -46,9 +46,9 @@ def on_disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*/*"))
 
 
-@pytest.mark.parametrize("sealer", [Sealer(), Sealer([bytes(32)])], ids=["plain", "encrypted"])
-def test_processes_let_go_what_others_kept(tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = (opened(tmp_path, sealer=sealer) for _ in range(2))
+@pytest.mark.parametrize("cipher", [Cipher(), Cipher([bytes(32)])], ids=["plain", "encrypted"])
+def test_processes_let_go_what_others_kept(tmp_path: Path, cipher: Cipher, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (opened(tmp_path, cipher=cipher) for _ in range(2))
     most, fsync = [0], os.fsync
 
     def weighed(file: int) -> None:

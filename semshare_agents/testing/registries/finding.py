@@ -33,7 +33,7 @@ class Finding(RegistryTests):
         assert await (await opened()).scope("acme", FINGERPRINT) == one
         others = [await registry.scope("other", FINGERPRINT), await registry.scope("acme", "e" * 64)]
         assert len({one.id, *(o.id for o in others)}) == 3
-        assert len({one.seed, *(o.seed for o in others)}) == 3
+        assert len({one.hash_key, *(o.hash_key for o in others)}) == 3
 
     async def test_a_turn_is_found_by_all_its_names(self, registry: Registry, scope: Scope) -> None:
         """Chain, branch, content and signature lead to the turn; what comes back is what was stored."""

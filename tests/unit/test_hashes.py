@@ -6,7 +6,7 @@ import blake3
 import numpy as np
 import pytest
 
-from semshare_agents.match import names
+from semshare_agents.match import hashes
 from semshare_agents.match.keyed import keyed
 from semshare_agents.values import Scope
 
@@ -73,74 +73,74 @@ def test_keyed_words_are_siphash() -> None:
 
 def naive_window_hash(scope: Scope, window: np.ndarray) -> int:
     """The rolling hash in plain integers, from the window's tokens alone."""
-    key = int.from_bytes(scope.seed[:8], "little")
-    total = sum(mixed(int(t) + key) * pow(int(names.ROLL_BASE), i, 1 << 64) for i, t in enumerate(window)) & M64
-    value = siphash(total, blake3.blake3(b"content" + scope.seed).digest(16))
+    key = int.from_bytes(scope.hash_key[:8], "little")
+    total = sum(mixed(int(t) + key) * pow(int(hashes.ROLL_BASE), i, 1 << 64) for i, t in enumerate(window)) & M64
+    value = siphash(total, blake3.blake3(b"content" + scope.hash_key).digest(16))
     return value - (1 << 64) if value >> 63 else value
 
 
 @pytest.mark.parametrize("count", [16, 17, 40, 128, 129])
 def test_rolling_equals_a_naive_hash_of_each_window(count: int) -> None:
     text = tokens(count)
-    found = names.rolling(A, text, 16)
+    found = hashes.rolling(A, text, 16)
     assert found.tolist() == [naive_window_hash(A, text[i : i + 16]) for i in range(count - 15)]
 
 
 def test_rolling_agrees_at_any_offset_and_only_for_equal_text() -> None:
     part = tokens(16, 1)
     far = np.concatenate((tokens(37, 2), part, tokens(9, 3)))
-    hashes = names.rolling(A, far, 16)
-    assert hashes[37] == names.rolling(A, part, 16)[0]
-    assert len(np.unique(hashes)) == len(hashes)
+    found = hashes.rolling(A, far, 16)
+    assert found[37] == hashes.rolling(A, part, 16)[0]
+    assert len(np.unique(found)) == len(found)
     changed = part.copy()
     changed[15] += 1
-    assert names.rolling(A, changed, 16)[0] != hashes[37]
-    assert names.rolling(A, part[::-1].copy(), 16)[0] != hashes[37]
+    assert hashes.rolling(A, changed, 16)[0] != found[37]
+    assert hashes.rolling(A, part[::-1].copy(), 16)[0] != found[37]
 
 
 def test_rolling_of_a_short_prompt_is_empty() -> None:
-    assert names.rolling(A, tokens(15), 16).shape == (0,)
-    assert names.rolling(A, tokens(0), 16).shape == (0,)
+    assert hashes.rolling(A, tokens(15), 16).shape == (0,)
+    assert hashes.rolling(A, tokens(0), 16).shape == (0,)
 
 
 def test_names_of_different_scopes_never_agree() -> None:
     text = tokens(200)
-    ours, theirs = names.rolling(A, text, 16), names.rolling(OTHER_TENANT, text, 16)
+    ours, theirs = hashes.rolling(A, text, 16), hashes.rolling(OTHER_TENANT, text, 16)
     assert not set(ours.tolist()) & set(theirs.tolist())
-    chains = [{b.chain for b in names.name_blocks(s, text, 16, len(text))} for s in (A, OTHER_TENANT)]
+    chains = [{b.prefix for b in hashes.hash_blocks(s, text, 16, len(text))} for s in (A, OTHER_TENANT)]
     assert not chains[0] & chains[1]
-    branches = [names.branch(names.root(s), text) for s in (A, OTHER_TENANT)]
+    branches = [hashes.partial_block_hash(hashes.root(s), text) for s in (A, OTHER_TENANT)]
     assert branches[0] != branches[1]
 
 
 def test_blocks_cover_the_tokens_and_only_the_last_is_short() -> None:
-    blocks = names.name_blocks(A, tokens(70), 16, 70)
+    blocks = hashes.hash_blocks(A, tokens(70), 16, 70)
     assert [(b.start, b.length) for b in blocks] == [(0, 16), (16, 16), (32, 16), (48, 16), (64, 6)]
-    assert blocks[0].parent == names.root(A)
-    assert [b.parent for b in blocks[1:]] == [b.chain for b in blocks[:-1]]
+    assert blocks[0].parent == hashes.root(A)
+    assert [b.parent for b in blocks[1:]] == [b.prefix for b in blocks[:-1]]
 
 
 def test_chains_agree_exactly_as_far_as_the_text() -> None:
     one = tokens(96)
     two = one.copy()
     two[50] += 1
-    chains = [[b.chain for b in names.name_blocks(A, t, 16, 96)] for t in (one, two)]
+    chains = [[b.prefix for b in hashes.hash_blocks(A, t, 16, 96)] for t in (one, two)]
     assert [a == b for a, b in zip(*chains, strict=True)] == [True, True, True, False, False, False]
 
 
 def test_a_chain_names_its_tokens_and_what_precedes_them() -> None:
-    text, parent = tokens(16), names.root(A)
-    assert names.chain(parent, text) == names.chain(parent, text.astype(np.int32))
-    assert names.chain(parent, text) != names.chain(names.chain(parent, text), text)
-    assert len(names.chain(parent, text)) == 16
+    text, parent = tokens(16), hashes.root(A)
+    assert hashes.prefix_hash(parent, text) == hashes.prefix_hash(parent, text.astype(np.int32))
+    assert hashes.prefix_hash(parent, text) != hashes.prefix_hash(hashes.prefix_hash(parent, text), text)
+    assert len(hashes.prefix_hash(parent, text)) == 16
 
 
 @pytest.mark.parametrize("exact", [0, 5, 16, 33, 48])
 def test_blocks_past_the_exact_prefix_are_salted(exact: int) -> None:
     text = tokens(64)
-    honest = [b.chain for b in names.name_blocks(A, text, 16, 64)]
+    honest = [b.prefix for b in hashes.hash_blocks(A, text, 16, 64)]
     first, second = (
-        [b.chain for b in names.name_blocks(A, text, 16, exact, salt=s)] for s in (b"turn one", b"turn two")
+        [b.prefix for b in hashes.hash_blocks(A, text, 16, exact, salt=s)] for s in (b"turn one", b"turn two")
     )
     whole = exact // 16
     assert first[:whole] == second[:whole] == honest[:whole]
@@ -149,19 +149,19 @@ def test_blocks_past_the_exact_prefix_are_salted(exact: int) -> None:
 
 
 def test_a_branch_names_the_first_tokens_only() -> None:
-    text, parent = tokens(16), names.root(A)
-    same_head = np.concatenate((text[: names.BRANCH_TOKENS], tokens(20, 9)))
+    text, parent = tokens(16), hashes.root(A)
+    same_head = np.concatenate((text[: hashes.BRANCH_TOKENS], tokens(20, 9)))
     other_head = text.copy()
-    other_head[names.BRANCH_TOKENS - 1] += 1
-    assert names.branch(parent, text) == names.branch(parent, same_head)
-    assert names.branch(parent, text) != names.branch(parent, other_head)
-    assert names.branch(parent, text) != names.branch(names.chain(parent, text), text)
-    assert names.branch(parent, text[: names.BRANCH_TOKENS - 1]) is None
+    other_head[hashes.BRANCH_TOKENS - 1] += 1
+    assert hashes.partial_block_hash(parent, text) == hashes.partial_block_hash(parent, same_head)
+    assert hashes.partial_block_hash(parent, text) != hashes.partial_block_hash(parent, other_head)
+    assert hashes.partial_block_hash(parent, text) != hashes.partial_block_hash(hashes.prefix_hash(parent, text), text)
+    assert hashes.partial_block_hash(parent, text[: hashes.BRANCH_TOKENS - 1]) is None
 
 
 def test_contents_are_the_rolling_names_of_full_blocks() -> None:
     text = tokens(70)
-    blocks = names.name_blocks(A, text, 16, 70)
-    hashes = names.rolling(A, text, 16)
-    expected = [int(hashes[b.start]) for b in blocks[:-1]]
-    assert names.contents(A, text, blocks, 16) == [*expected, None]
+    blocks = hashes.hash_blocks(A, text, 16, 70)
+    found = hashes.rolling(A, text, 16)
+    expected = [int(found[b.start]) for b in blocks[:-1]]
+    assert hashes.content_hashes(A, text, blocks, 16) == [*expected, None]

@@ -1,10 +1,12 @@
-"""The names of a block: chain hash, content hash and signature.
+"""The names of a block: prefix hash, content hash and signature.
 
-- The **chain** name digests a block's tokens and the chain name before it: equal for the same text after the same text.
-- The **content** name is a rolling hash of a full block's tokens: equal for the same text anywhere.
+- The **prefix hash** digests a block's tokens and the prefix hash before it: equal for the same text after the same
+  text.
+- The **content hash** is a rolling hash of a full block's tokens: equal for the same text anywhere.
 - The **signature** is locality-sensitive: close for text that says much the same (`semshare_agents.match.signature`).
 
-All names are keyed by their scope's seed, so names of different tenants or models never agree.
+All names are keyed by their scope's hash key, so names of different tenants or models never agree. The registry's
+columns call the prefix hash `chain` and the partial-block hash `branch`.
 """
 
 from __future__ import annotations
@@ -28,38 +30,38 @@ BRANCH_TOKENS = 8
 
 
 @dataclass(frozen=True)
-class NamedBlock:
+class HashedBlock:
     """A block of a prompt or a turn.
 
     Attributes:
         start: Position of its first token.
         length: Its tokens; less than the block size only at the end.
-        chain: Chain name, 16 bytes.
-        parent: Chain name of the block before it.
+        prefix: Prefix hash, 16 bytes.
+        parent: Prefix hash of the block before it.
     """
 
     start: int
     length: int
-    chain: bytes
+    prefix: bytes
     parent: bytes
 
 
 def root(scope: Scope) -> bytes:
-    """The chain name before the first block of a scope."""
-    return blake3.blake3(b"root" + scope.seed).digest(16)
+    """The prefix hash before the first block of a scope."""
+    return blake3.blake3(b"root" + scope.hash_key).digest(16)
 
 
 def salted(parent: bytes, salt: bytes) -> bytes:
-    """A chain name that no prompt's chain can reach: for blocks whose KV is not exact."""
+    """A prefix hash that no prompt's can reach: for blocks whose KV is not exact."""
     return blake3.blake3(b"salt" + parent + salt).digest(16)
 
 
-def chain(parent: bytes, tokens: Ints) -> bytes:
-    """The chain name of a block of tokens `(tokens,)` that follows `parent`."""
+def prefix_hash(parent: bytes, tokens: Ints) -> bytes:
+    """The prefix hash of a block of tokens `(tokens,)` that follows `parent`."""
     return blake3.blake3(parent + np.ascontiguousarray(tokens, dtype="<i4").tobytes()).digest(16)
 
 
-def branch(parent: bytes, tokens: Ints) -> bytes | None:
+def partial_block_hash(parent: bytes, tokens: Ints) -> bytes | None:
     """Names what follows `parent` by its first few tokens, so that a block is found that agrees only at its beginning.
 
     Returns:
@@ -70,32 +72,32 @@ def branch(parent: bytes, tokens: Ints) -> bytes | None:
     return blake3.blake3(b"branch" + parent + tokens[:BRANCH_TOKENS].astype("<i4").tobytes()).digest(16)
 
 
-def name_blocks(
+def hash_blocks(
     scope: Scope, tokens: Ints, block_tokens: int, exact_tokens: int, salt: bytes = b""
-) -> list[NamedBlock]:
+) -> list[HashedBlock]:
     """Cut tokens into blocks and name them.
 
     Args:
         scope: Their tenant and model.
         tokens: Token ids, shape `(tokens,)`.
         block_tokens: Size of a block; the last one may be shorter.
-        exact_tokens: Length of the prefix whose KV is exact; blocks that reach past it get salted chain names.
+        exact_tokens: Length of the prefix whose KV is exact; blocks that reach past it get salted prefix hashes.
         salt: What salts them; unique per turn.
     """
-    named: list[NamedBlock] = []
+    named: list[HashedBlock] = []
     parent, is_salted = root(scope), False
     for start in range(0, len(tokens), block_tokens):
         part = tokens[start : start + block_tokens]
         if start + len(part) > exact_tokens and not is_salted:
             parent, is_salted = salted(parent, salt), True
-        name = chain(parent, part)
-        named.append(NamedBlock(start, len(part), name, parent))
+        name = prefix_hash(parent, part)
+        named.append(HashedBlock(start, len(part), name, parent))
         parent = name
     return named
 
 
 def rolling(scope: Scope, tokens: Ints, window: int) -> NDArray[np.int64]:
-    """Content names of every window of a prompt: a polynomial rolling hash modulo 2**64, behind a keyed one.
+    """Content hashes of every window of a prompt: a polynomial rolling hash modulo 2**64, behind a keyed one.
 
     Args:
         scope: Keys the hash.
@@ -108,16 +110,16 @@ def rolling(scope: Scope, tokens: Ints, window: int) -> NDArray[np.int64]:
     count = len(tokens) - window + 1
     if count < 1:
         return np.zeros(0, np.int64)
-    mixed = mix(tokens.astype(np.uint64) + np.uint64(int.from_bytes(scope.seed[:8], "little")))
+    mixed = mix(tokens.astype(np.uint64) + np.uint64(int.from_bytes(scope.hash_key[:8], "little")))
     powers, inverses = _powers(_ceiling(len(tokens)))
     with np.errstate(over="ignore"):
         sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(mixed * powers[: len(tokens)], dtype=np.uint64)))
         hashes = (sums[window:] - sums[:-window]) * inverses[:count]
-    return keyed(hashes, blake3.blake3(b"content" + scope.seed).digest(KEY_BYTES))
+    return keyed(hashes, blake3.blake3(b"content" + scope.hash_key).digest(KEY_BYTES))
 
 
-def contents(scope: Scope, tokens: Ints, blocks: Sequence[NamedBlock], block_tokens: int) -> list[int | None]:
-    """The content name of each block; None for blocks shorter than the block size."""
+def content_hashes(scope: Scope, tokens: Ints, blocks: Sequence[HashedBlock], block_tokens: int) -> list[int | None]:
+    """The content hash of each block; None for blocks shorter than the block size."""
     hashes = rolling(scope, tokens, block_tokens)
     return [int(hashes[b.start]) if b.length == block_tokens else None for b in blocks]
 
