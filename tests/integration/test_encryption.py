@@ -96,7 +96,7 @@ async def test_another_key_is_a_miss_or_an_error_and_loses_nothing(
     cold = await locked.generate([user(TEXT)], store=False)
     assert (cold.report.reuse_class, bool(cold.text)) == ("cold", True)
     with pytest.raises(SealedError):
-        await locked.turns.registry.turns()
+        await locked.pipeline.memory.registry.turns()
     await locked.aclose()
     assert {p: p.read_bytes() for p in (tmp_path / "home" / "kv").glob("*/*")} == files
     rotated = await open_llm(encryption_keys=f"{OTHER},{KEY}")
