@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from pathlib import Path
 from threading import Event
 
 from semshare_agents.concurrency import threads
 from semshare_agents.engine import Engine, Priority
-from semshare_agents.kv.buffer import BufferPool
-from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.rows import ForwardStopped
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.registry import DriftSample
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.measure import Measuring, Step
-from semshare_agents.reuse.speeds import Measurement, keep, path_of
+from semshare_agents.reuse.speeds import Measurement
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +37,23 @@ class Remeasurer:
     """Keeps a cost model's speeds true. All methods belong on the event loop's thread.
 
     Args:
-        model: The model.
-        engine: The way onto it.
-        pool: Buffers to measure in.
+        engine: The way onto the model.
+        measuring: Begins a measurement.
         cost: Whose speeds.
-        setting: What the speeds depend on besides the model.
-        home: Where they are kept.
+        keep: Keeps what was learned; may block, and raises `OSError` where it cannot.
     """
 
     def __init__(
-        self, model: LoadedModel, engine: Engine, pool: BufferPool | None, cost: CostModel, setting: str, home: Path
+        self,
+        engine: Engine,
+        measuring: Callable[[], Measuring],
+        cost: CostModel,
+        keep: Callable[[Measurement], None],
     ):
-        self._model = model
         self._engine = engine
-        self._pool = pool
+        self._measuring = measuring
         self._cost = cost
-        self._setting = setting
-        self._path = path_of(home, model.fingerprint)
+        self._keep_speeds = keep
         self._again = AGAIN_SECONDS
         self._not_before = 0.0
         self._closing = asyncio.Event()
@@ -121,10 +119,8 @@ class Remeasurer:
 
     async def _measured(self) -> Measurement | None:
         """A measurement; None where the adapter closes or the machine is busy."""
-        rows = self._model.support.rows
-        assert rows is not None
         patient = await self._idle()
-        measuring = await threads.store(Measuring, rows, self._model.context_tokens, self._pool)
+        measuring = await threads.store(self._measuring)
         disturbed = 0
         try:
             for name, step in measuring.steps():
@@ -161,6 +157,6 @@ class Remeasurer:
 
     async def _keep(self) -> None:
         try:
-            await threads.store(keep, self._path, self._setting, self._cost.known())
+            await threads.store(self._keep_speeds, self._cost.known())
         except OSError as e:
             log.warning("speeds are not kept: %s", e)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -33,9 +34,10 @@ from semshare_agents.request.output import OutputControl
 from semshare_agents.retain import Retention
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.reuse.drift import calibration_for
-from semshare_agents.reuse.measure import measured, setting_of
+from semshare_agents.reuse.measure import Measuring, measured, setting_of
 from semshare_agents.reuse.plan import PlanSettings
 from semshare_agents.reuse.rate import RepairRate
+from semshare_agents.reuse.speeds import keep, path_of
 from semshare_agents.reuse.strategies import make_strategy
 from semshare_agents.security import files as private
 from semshare_agents.security import name_key as keys
@@ -140,8 +142,9 @@ async def start(
         repairer = Repairer(loader) if settings.repair_idle else None
         remeasurer = None
         if cost is not None and model.support.rows is not None and settings.measure_idle:
-            setting = setting_of(model.support.rows)
-            remeasurer = Remeasurer(model, engine, runs.pool, cost, setting, settings.home)
+            measuring = partial(Measuring, model.support.rows, model.context_tokens, runs.pool)
+            place = path_of(settings.home, model.fingerprint), setting_of(model.support.rows)
+            remeasurer = Remeasurer(engine, measuring, cost, partial(keep, *place))
             remeasurer.check()
             observers.append(remeasurer)
         monitor = make_monitor(settings, loader, repairer, observers)

@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 
 from semshare_agents.reuse.colds import ColdRuns, LikeCold
+from semshare_agents.reuse.disk import DiskSpeed
 from semshare_agents.reuse.speeds import Measurement, Speeds
 from semshare_agents.timing.delays import Timed
 from semshare_agents.values import Ints
 
-DISK_BYTES_PER_SECOND = 1.0e9
-"""Assumed until the first read from disk was timed."""
 LEARNING = 0.3
 LEAST_COLD_TOKENS = 256
-LEAST_DISK_BYTES = 1 << 20
-DISK_FORGETS_SECONDS = 600.0
-"""What slow loads from disk taught counts half after so long: a disk that nobody reads from for fear of it could never
-show that it is fast again."""
 NEW_TOKENS = 64
 """What a next turn typically adds to a conversation: an answer and a question."""
 MISSED = 1.5
@@ -53,9 +48,7 @@ class CostModel:
         """How many times as long a forward takes as when the speeds were measured."""
         self._missed = 0
         self._refused = 0
-        self._disk_seconds_per_byte = 1.0 / (self.measurement.disk_bytes_per_second or DISK_BYTES_PER_SECOND)
-        self._disk_seen_at = clock()
-        self.disk_loads = 0
+        self._disk = DiskSpeed(self.measurement.disk_bytes_per_second, clock)
 
     @property
     def _speeds(self) -> Speeds:
@@ -127,9 +120,12 @@ class CostModel:
 
     def disk_bytes_per_second(self) -> float:
         """What loads from disk give by now."""
-        assumed = 1.0 / DISK_BYTES_PER_SECOND
-        kept: float = 0.5 ** ((self._clock() - self._disk_seen_at) / DISK_FORGETS_SECONDS)
-        return 1.0 / (assumed + (self._disk_seconds_per_byte - assumed) * kept)
+        return self._disk.bytes_per_second
+
+    @property
+    def disk_loads(self) -> int:
+        """How many loads from disk taught their speed."""
+        return self._disk.loads
 
     def break_even(self, new_tokens: int, min_gain: float, longest_tokens: int) -> int | None:
         """The shortest prompt, in tokens, whose next turn pays; None where none does.
@@ -171,18 +167,8 @@ class CostModel:
         self._slower += LEARNING * (float(np.clip(ratio * self._slower, 0.2, 5.0)) - self._slower)
 
     def saw_disk(self, size_bytes: int, seconds: float) -> None:
-        """Learn from a load from disk.
-
-        What counts is the mean time of a byte, over files that the system still had in RAM and those it did not. One
-        load moves it tenfold at most; small ones tell of the way there rather than of the disk.
-        """
-        if size_bytes < LEAST_DISK_BYTES or seconds <= 0:
-            return
-        before = 1.0 / self.disk_bytes_per_second()
-        seen = float(np.clip(seconds / size_bytes, before / 10, before * 10))
-        self._disk_seconds_per_byte = before + LEARNING * (seen - before)
-        self._disk_seen_at = self._clock()
-        self.disk_loads += 1
+        """Learn from a load from disk; see `DiskSpeed`."""
+        self._disk.saw(size_bytes, seconds)
 
 
 def figures(measurement: Measurement, min_gain: float) -> dict[str, Any]:

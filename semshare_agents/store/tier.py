@@ -6,13 +6,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from threading import Lock
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
 from semshare_agents.kv.packing import Packed
 from semshare_agents.store.base import BlockInfo, BlockStore
+from semshare_agents.store.books import Books
 from semshare_agents.store.holds import Leases, Limits
 
 ELSEWHERE = "elsewhere"
@@ -37,6 +38,21 @@ class Eviction:
     block: tuple[BlockInfo, Packed] | None = None
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What happened in a tier so far.
+
+    Attributes:
+        evicted: Blocks evicted, by reason.
+        evicted_bytes: Their bytes.
+        failures: What its store could not do: `write`, `read` or `damaged`.
+    """
+
+    evicted: Counter[str] = field(default_factory=Counter)
+    evicted_bytes: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+
 class Tier:
     """One store with its byte budget and eviction policy.
 
@@ -55,10 +71,8 @@ class Tier:
 
     Attributes:
         pinned: Whether a block is pinned here at a time.
-        departed: Blocks let go that nobody asked for yet.
-        evicted: Blocks evicted so far, by reason.
-        evicted_bytes: Their bytes.
-        failures: What its store could not do so far: `write`, `read` or `damaged`.
+        let_go: Blocks evicted that nobody asked for yet.
+        counts: What happened so far.
     """
 
     def __init__(
@@ -74,22 +88,17 @@ class Tier:
         self.budget_bytes = budget_bytes
         self.limits = limits or Limits()
         self.clock = clock
-        self._policy = policy
-        self._leases = leases
-        self._lock = Lock()
-        self._entries: dict[str, Entry] = {}
-        self._coming: set[str] = set()
-        self._used_bytes = 0
         self.pinned: Callable[[str, float], bool] = lambda key, at: False
-        self._tenant_bytes: Counter[str] = Counter()
         self.let_go: deque[Eviction] = deque()
-        self.evicted: Counter[str] = Counter()
-        self.evicted_bytes: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        with self._books():
+        self.counts = Counts()
+        self._leases = leases
+        self._books = Books(policy)
+        # Held by whoever changes the books; reading them takes none.
+        self._lock = Lock()
+        with self._changing():
             for key, size in store.entries():
-                if key not in self._entries:
-                    self._account(Entry(key, size), Use(clock()))
+                if key not in self._books.entries:
+                    self._books.add(Entry(key, size), Use(clock()))
 
     @property
     def name(self) -> str:
@@ -99,41 +108,56 @@ class Tier:
     @property
     def used_bytes(self) -> int:
         """Bytes accounted for."""
-        return self._used_bytes
+        return self._books.used_bytes
+
+    @property
+    def evicted(self) -> Counter[str]:
+        """Blocks evicted so far, by reason."""
+        return self.counts.evicted
+
+    @property
+    def evicted_bytes(self) -> Counter[str]:
+        """Their bytes."""
+        return self.counts.evicted_bytes
+
+    @property
+    def failures(self) -> Counter[str]:
+        """What its store could not do so far: `write`, `read` or `damaged`."""
+        return self.counts.failures
 
     def tenant_bytes(self, tenant: str) -> int:
         """Bytes of one tenant."""
-        return self._tenant_bytes[tenant]
+        return self._books.tenant_bytes[tenant]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._books.entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._entries
+        return key in self._books.entries
 
     def has(self, key: str) -> bool:
         """Whether the store has a block, and is not only about to; takes no lock."""
-        return key in self._entries and key not in self._coming
+        return key in self._books.entries and key not in self._books.coming
 
     def size_of(self, key: str) -> int | None:
         """Bytes of a block; None where it is not here."""
-        entry = self._entries.get(key)
+        entry = self._books.entries.get(key)
         return None if entry is None else entry.size_bytes
 
     def entry(self, key: str) -> Entry | None:
         """What is known of a block."""
-        return self._entries.get(key)
+        return self._books.entries.get(key)
 
     @contextmanager
-    def _books(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[None]:
         """The books, up to date, while nobody changes them or the store. Reading never waits for other processes."""
         with self.store.held(), self._lock:
             for key, size in self.store.news().items():
-                known = self._entries.get(key)
+                known = self._books.entries.get(key)
                 if known is None and size is not None:
-                    self._account(Entry(key, size), Use(self.clock()))
+                    self._books.add(Entry(key, size), Use(self.clock()))
                 elif known is not None and size is None:
-                    self._drop(key)
+                    self._books.drop(key)
                     self.let_go.append(Eviction(key, self.name, ELSEWHERE, known))
             yield
 
@@ -143,14 +167,8 @@ class Tier:
         Raises:
             StoreError: the store cannot be looked at.
         """
-        with self._books():
+        with self._changing():
             pass
-
-    def _account(self, entry: Entry, use: Use) -> None:
-        self._entries[entry.key] = entry
-        self._used_bytes += entry.size_bytes
-        self._tenant_bytes[entry.tenant] += entry.size_bytes
-        self._policy.added(entry, use)
 
     def describe(
         self, key: str, depth: int, tokens: int, tenant: str, seconds: Callable[[int, int, int], float], use: Use
@@ -166,11 +184,11 @@ class Tier:
             use: Its last use.
         """
         with self._lock:
-            known = self._entries.get(key)
+            known = self._books.entries.get(key)
             if known is not None:
                 size = known.size_bytes
-                self._drop(key)
-                self._account(Entry(key, size, depth, tokens, tenant, seconds(depth, tokens, size)), use)
+                self._books.drop(key)
+                self._books.add(Entry(key, size, depth, tokens, tenant, seconds(depth, tokens, size)), use)
 
     def reserve(self, entry: Entry, use: Use = NOBODY) -> bool:
         """Make room for a block and account for it; False where there is no room and nothing was changed.
@@ -180,21 +198,21 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._books():
-            if entry.key in self._entries:
-                self._policy.used(entry.key, use)
+        with self._changing():
+            if entry.key in self._books.entries:
+                self._books.policy.used(entry.key, use)
                 return True
             quota, size = self.limits.tenant_bytes, entry.size_bytes
-            over = 0 if quota is None else self._tenant_bytes[entry.tenant] + size - quota
+            over = 0 if quota is None else self._books.tenant_bytes[entry.tenant] + size - quota
             own, short = self._victims(over, tenant=entry.tenant)
-            freed = sum(self._entries[key].size_bytes for key in own)
-            victims, missing = self._victims(self._used_bytes - freed + size - self.budget_bytes, besides=own)
+            freed = sum(self._books.entries[key].size_bytes for key in own)
+            victims, missing = self._victims(self._books.used_bytes - freed + size - self.budget_bytes, besides=own)
             if short > 0 or missing > 0:
                 return False
             self._evict(own, "quota")
             self._evict(victims, "budget")
-            self._account(entry, use)
-            self._coming.add(entry.key)
+            self._books.add(entry, use)
+            self._books.coming.add(entry.key)
             return True
 
     def commit(self, key: str, size_bytes: int | None = None) -> bool:
@@ -205,51 +223,28 @@ class Tier:
             size_bytes: What it takes, where that is known; no more than was reserved.
         """
         with self._lock:
-            self._coming.discard(key)
-            entry = self._entries.get(key)
+            self._books.coming.discard(key)
+            entry = self._books.entries.get(key)
             if entry is not None and size_bytes is not None:
-                # The policy goes by what was reserved; the difference is a header's.
-                self._entries[key] = replace(entry, size_bytes=size_bytes)
-                self._used_bytes += size_bytes - entry.size_bytes
-                self._tenant_bytes[entry.tenant] += size_bytes - entry.size_bytes
+                self._books.resize(key, size_bytes)
             return entry is not None
 
     def _victims(
         self, missing_bytes: int, tenant: str | None = None, besides: Iterable[str] = ()
     ) -> tuple[list[str], int]:
-        """The most dispensable blocks that free so many bytes, and how many bytes cannot be freed."""
-        victims: list[str] = []
-        if missing_bytes <= 0:
-            return victims, missing_bytes
-        other, at = set(besides), self.clock()
-        for key in self._policy.candidates(at):
-            whose = self._entries[key].tenant
-            if key in other or (tenant is not None and whose != tenant) or self._stays(key, at):
-                continue
-            victims.append(key)
-            missing_bytes -= self._entries[key].size_bytes
-            if missing_bytes <= 0:
-                break
-        return victims, missing_bytes
+        return self._books.victims(missing_bytes, self.clock(), self._stays, tenant, besides)
 
     def _stays(self, key: str, at: float) -> bool:
-        return key in self._coming or key in self._leases or self.pinned(key, at)
+        return key in self._books.coming or key in self._leases or self.pinned(key, at)
 
     def _evict(self, victims: Iterable[str], reason: str) -> None:
         for key in victims:
             block = self.store.take(key)
-            entry = self._entries[key]
+            entry = self._books.entries[key]
             self.evicted[reason] += 1
             self.evicted_bytes[reason] += entry.size_bytes
             self.let_go.append(Eviction(key, self.name, reason, entry, block))
-            self._drop(key)
-
-    def _drop(self, key: str) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._used_bytes -= entry.size_bytes
-            self._tenant_bytes[entry.tenant] -= entry.size_bytes
-            self._policy.removed(key)
+            self._books.drop(key)
 
     def trim(self) -> None:
         """Let go what exceeds the budget or a quota, after they were lowered.
@@ -257,11 +252,11 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._books():
+        with self._changing():
             quota = self.limits.tenant_bytes
-            for tenant, used in list(self._tenant_bytes.items()) if quota is not None else ():
+            for tenant, used in list(self._books.tenant_bytes.items()) if quota is not None else ():
                 self._evict(self._victims(used - (quota or 0), tenant=tenant)[0], "quota")
-            self._evict(self._victims(self._used_bytes - self.budget_bytes)[0], "lowered-budget")
+            self._evict(self._victims(self._books.used_bytes - self.budget_bytes)[0], "lowered-budget")
 
     def sweep(self) -> None:
         """Let go what expired and, above the high watermark, what is over the low one.
@@ -269,26 +264,26 @@ class Tier:
         Raises:
             StoreError: what had to go cannot be deleted.
         """
-        with self._books():
+        with self._changing():
             at = self.clock()
-            expired = [key for key in self._policy.expired(at) if not self._stays(key, at)]
+            expired = [key for key in self._books.policy.expired(at) if not self._stays(key, at)]
             self._evict(expired, "ttl")
-            if self._used_bytes > self.limits.high * self.budget_bytes:
-                over = self._used_bytes - int(self.limits.low * self.budget_bytes)
+            if self._books.used_bytes > self.limits.high * self.budget_bytes:
+                over = self._books.used_bytes - int(self.limits.low * self.budget_bytes)
                 self._evict(self._victims(over)[0], "watermark")
 
     def forget(self, keys: Iterable[str]) -> None:
         """Take blocks off the books and out of the store."""
         for key in keys:
-            with self._books():  # together: room in the books is room in the store
-                self._drop(key)
+            with self._changing():  # together: room in the books is room in the store
+                self._books.drop(key)
                 self.store.delete(key)
 
     def touch(self, keys: Iterable[str], use: Use) -> None:
         """Blocks were used; the last one counts as used last."""
         with self._lock:
             for key in keys:
-                self._policy.used(key, use)
+                self._books.policy.used(key, use)
 
     def get(self, info: BlockInfo) -> Packed | None:
         """The block as it is kept, or None; a block that is gone or damaged is forgotten. Reading is no use: `touch`.
@@ -311,6 +306,6 @@ class Tier:
         if packed is None:
             with self._lock:
                 # What is on its way, or came meanwhile, keeps its room.
-                if info.key not in self._coming and self.store.get_packed(info) is None:
-                    self._drop(info.key)
+                if info.key not in self._books.coming and self.store.get_packed(info) is None:
+                    self._books.drop(info.key)
         return packed

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from semshare_agents.observe.report import saved
 from semshare_agents.reuse.colds import ColdRuns
-from semshare_agents.reuse.cost import DISK_FORGETS_SECONDS, CostModel, figures
+from semshare_agents.reuse.cost import CostModel, figures
+from semshare_agents.reuse.disk import FORGETS_SECONDS
 from semshare_agents.reuse.measure import measure, measured
 from semshare_agents.reuse.speeds import Measurement, Passes, Speeds, Times, all_kept, fitted, keep, kept, path_of
 from semshare_agents.timing import delays
@@ -220,7 +221,7 @@ def test_a_disk_that_was_slow_once_is_tried_again() -> None:
         cost.saw_disk(8 << 20, 8.0)
     slow = cost.disk_bytes_per_second()
     assert slow == pytest.approx((8 << 20) / 8.0, rel=0.1)
-    now[0] += 20 * DISK_FORGETS_SECONDS
+    now[0] += 20 * FORGETS_SECONDS
     assert cost.disk_bytes_per_second() > 0.9e9
     assert cost.known().disk_bytes_per_second is not None
 
