@@ -6,18 +6,33 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from semshare_agents.errors import RegistryError
+from semshare_agents.observe.reader import Reader
 from semshare_agents.registry import Pin
 from semshare_agents.request.options import said
 from semshare_agents.timing.clock import Clock
-from semshare_agents.values import Generation, Piece
-
-if TYPE_CHECKING:
-    from semshare_agents.llm import SemShareLLM
+from semshare_agents.values import Generation, Messages, Piece
 
 log = logging.getLogger(__name__)
+
+
+class Adapter(Protocol):
+    """What a conversation needs of an adapter, real or fake."""
+
+    @property
+    def reader(self) -> Reader:
+        """What may be read of it."""
+
+    def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:
+        """See `SemShareLLM.stream`."""
+
+    async def pin(self, *, session: str, tenant: str, seconds: float | None) -> Pin:
+        """See `SemShareLLM.pin`."""
+
+    async def unpin(self, *, session: str, tenant: str) -> bool:
+        """See `SemShareLLM.unpin`."""
 
 
 class Session:
@@ -27,7 +42,7 @@ class Session:
     of it, and a turn that is stored never is, since it would be stored with it.
     """
 
-    def __init__(self, llm: SemShareLLM, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
+    def __init__(self, llm: Adapter, name: str, tenant: str, system: str | None, defaults: dict[str, Any]):
         self._llm = llm
         self.name = name
         self.tenant = tenant
