@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ import torch
 from semshare_agents.engine import Priority
 from semshare_agents.engine.engine import Within
 from semshare_agents.kv.layout import fill
+from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import RowRun
+from semshare_agents.request.request import Request
 from semshare_agents.store.loaded import NO_OWNER, Owner
 from semshare_agents.turn import Pipeline
 from semshare_agents.turn.load import Loader
-from semshare_agents.values import Alignment, Ints, Scope
+from semshare_agents.turn.planner import Planner
+from semshare_agents.values import Alignment, Ints, Plan, Scope
 
 NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV = "no-rotation", "no-recompute", "random-map", "zero-kv"
 ABLATIONS = frozenset({NO_ROTATION, NO_RECOMPUTE, RANDOM_MAP, ZERO_KV})
@@ -52,6 +56,15 @@ class DamagedLoader(Loader):
         return missing
 
 
+@dataclass(frozen=True)
+class UnmendedPlanner(Planner):
+    """A planner whose near ties stand: what a broken part does to answers is to be seen."""
+
+    def plan(self, alignment: Alignment, request: Request, model: LoadedModel, on_disk: Callable[[str], bool]) -> Plan:
+        """See `Planner.plan`."""
+        return replace(super().plan(alignment, request, model, on_disk), spread_logits=0.0)
+
+
 def damaged(pipeline: Pipeline, ablations: Collection[str]) -> Pipeline:
     """A pipeline with parts of the method broken or left out.
 
@@ -61,17 +74,21 @@ def damaged(pipeline: Pipeline, ablations: Collection[str]) -> Pipeline:
     """
     planner, loader = pipeline.planner, pipeline.loader
     if ablations:
-        # What a broken part does to answers is to be seen: no step mends it.
-        planner = replace(planner, settings=replace(planner.settings, may_hurry=False))
+        planner = UnmendedPlanner(**_fields(planner, Planner))
     if NO_RECOMPUTE in ablations:
         nothing = replace(planner.settings, head_tokens=0, semantic_share=0.0, look_share=0.0)
         planner = replace(planner, settings=nothing)
     if NO_ROTATION in ablations:
         loader = replace(loader, mover=None)
     if {RANDOM_MAP, ZERO_KV} & set(ablations):
-        whole = {field.name: getattr(loader, field.name) for field in fields(Loader)}
-        loader = DamagedLoader(**whole, scrambled=RANDOM_MAP in ablations, zeroed=ZERO_KV in ablations)
+        loader = DamagedLoader(
+            **_fields(loader, Loader), scrambled=RANDOM_MAP in ablations, zeroed=ZERO_KV in ablations
+        )
     return replace(pipeline, planner=planner, loader=loader)
+
+
+def _fields(whole: Any, of: type) -> dict[str, Any]:
+    return {field.name: getattr(whole, field.name) for field in fields(of)}
 
 
 def _scrambled(alignment: Alignment) -> Alignment:
