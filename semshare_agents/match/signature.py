@@ -7,7 +7,7 @@ weighted Jaccard similarity. A band that agrees is one row of an SQL index; the 
 window by window, and ranked by what bands only estimate.
 
 Random hyperplanes over summed embeddings were tried first and told paraphrases from other conversations far less
-well (`docs/architecture.md`); hyperplanes serve where embeddings are compared one by one
+well (`docs/internals/departures.md`); hyperplanes serve where embeddings are compared one by one
 (`semshare_agents.match.tokens`).
 """
 

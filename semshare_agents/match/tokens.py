@@ -6,7 +6,7 @@ to which RoPE was applied, so that position takes part. Two things are done diff
 - Codes are compared only in a corridor around anchors (token n-grams that both texts have once), so the work grows
   with the length of the texts and not with its square.
 - Tokens do not choose alone. The path of matches runs forward through the reference and pays for each jump, because
-  KV that was computed side by side is worth more than KV gathered token by token (`docs/architecture.md`).
+  KV that was computed side by side is worth more than KV gathered token by token (`docs/internals/departures.md`).
 """
 
 from __future__ import annotations

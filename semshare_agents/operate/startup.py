@@ -111,9 +111,9 @@ async def start(
     policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
     async with AsyncExitStack() as undo:
         leases, engine = Leases(), Engine()
-        undo.callback(engine.close)
+        undo.push_async_callback(threads.work, engine.close)
         tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, cipher), leases))
-        undo.callback(tiers.close)
+        undo.push_async_callback(threads.work, tiers.close)
         alive, alone = await threads.work(announce, settings.home)
         undo.callback(alive.close)
         registry = await open_registry(settings, alone, cipher)

@@ -19,12 +19,14 @@ from semshare_agents.model.loading import LoadedModel
 from semshare_agents.settings import ServerSettings, Settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCKS = [
     (f"{page.name}-{number}", block)
     for page in PAGES
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
 ]
+PLACE = r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`"
+"""A folder or a file of the package, as pages about the inside name it."""
 PRINTS = {"README.md-0": "cold", "server.md-0": r"\d+ (cold|exact)"}
 """What a block has to print, where it is there to show it."""
 
@@ -128,10 +130,10 @@ def test_benchmarks_are_listed() -> None:
 def test_architecture_is_a_page_and_names_rooms_that_are_there() -> None:
     told = (ROOT / "docs" / "architecture.md").read_text()
     assert len(told.splitlines()) <= 150
-    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", told)
-    assert len(named) > 10
-    for path in named:
-        assert (ROOT / "semshare_agents" / path).exists() or (ROOT / path).exists(), path
+    assert len(re.findall(PLACE, told)) > 10
+    for page in (ROOT / "docs" / "architecture.md", *(ROOT / "docs" / "internals").glob("*.md")):
+        for path in re.findall(PLACE, page.read_text()):
+            assert (ROOT / "semshare_agents" / path).exists() or (ROOT / path).exists(), f"{page.name}: {path}"
 
 
 def test_import_is_cheap() -> None:
