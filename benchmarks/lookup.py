@@ -101,7 +101,7 @@ def rows_of(scope: Scope, signer: Signer, first_id: int, texts: list[Ints]) -> d
                     "turn_id": turn_id,
                     "start": block.start,
                     "length": block.length,
-                    "chain": block.chain.hex(),
+                    "chain": block.prefix.hex(),
                     "branch": branch.hex() if branch else None,
                     "content": content,
                     "size_bytes": 0,
