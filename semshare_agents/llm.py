@@ -21,6 +21,7 @@ from semshare_agents.session import Session, whole
 from semshare_agents.settings import Settings, load_settings, unknown_variables
 from semshare_agents.timing.clock import Clock
 from semshare_agents.turn import Pipeline
+from semshare_agents.turn.earlier import Turns
 from semshare_agents.values import Generation, Messages, Piece
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,16 @@ class SemShareLLM:
             ClosedError: the adapter is closed or was never started.
         """
         return self._running.pipeline
+
+    @property
+    def turns(self) -> Turns:
+        """The stages' face up to version 0.1; warns, and goes with the next version."""
+        return Turns(self.pipeline)
+
+    @property
+    def _background(self) -> frozenset[asyncio.Task[None]]:
+        """Turns whose files are being written."""
+        return self.pipeline.memory.writes
 
     @property
     def reader(self) -> Reader:

@@ -19,6 +19,9 @@ from semshare_agents.errors import SemShareError
 from semshare_agents.model.loading import load
 from semshare_agents.settings import Settings
 
+_model = model_check
+"""Its name up to version 0.1."""
+
 __all__ = ["Check", "State", "examine", "worst"]
 
 

@@ -283,6 +283,11 @@ class Memory:
             on_disk = [key for key in tokens if durable is not None and key in durable]
             await self.registry.demoted(on_disk, sum(tokens.values()), why)
 
+    @property
+    def writes(self) -> frozenset[asyncio.Task[None]]:
+        """Writes under way, one a turn."""
+        return frozenset(self._writes)
+
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
         while self._writes:

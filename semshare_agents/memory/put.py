@@ -73,9 +73,9 @@ def _put(
     block = replace(block, size_bytes=kv.nbytes)
     info = BlockInfo(block.key, scope.fingerprint, block.length)
     try:
-        if tiers.put_fast(info, kv, block.start, owner, until_written=True):
+        if tiers.keep_fast(info, kv, block.start, owner, until_written=True):
             return block
-        if tiers.put_durable(info, kv, block.start, owner):
+        if tiers.keep_durable(info, kv, block.start, owner):
             return replace(block, durable=True)
     except StoreError as e:
         log.warning("a block is not kept: %s", e)

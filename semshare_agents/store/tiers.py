@@ -164,7 +164,7 @@ class Tiers:
         """Wait until what was read has moved up."""
         wait(list(self._promoting))
 
-    def put_fast(
+    def keep_fast(
         self,
         info: BlockInfo,
         kv: KV | Packed,
@@ -204,7 +204,7 @@ class Tiers:
         fast = (t.store.get_packed(info) for t in self.tiers if not t.store.durable)
         return next((packed for packed in fast if packed is not None), None)
 
-    def put_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
+    def keep_durable(self, info: BlockInfo, kv: KV | Packed, depth: int, owner: Owner = NO_OWNER) -> bool:
         """Put a block into the durable tier; whether it is kept.
 
         Raises:
@@ -229,7 +229,7 @@ class Tiers:
             kv = self.in_memory(info)
             if kv is not None and not delayed:
                 try:
-                    written += [key] if self.put_durable(info, kv, depth, owner) else []
+                    written += [key] if self.keep_durable(info, kv, depth, owner) else []
                     kv = None
                 except StoreError as e:
                     log.warning("blocks stay in memory until they can be written: %s", e)

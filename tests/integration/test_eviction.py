@@ -70,7 +70,7 @@ async def test_what_left_the_disk_and_came_back_is_gone_for_every_process(open_l
     disk.budget_bytes = 0
     memory.tiers.trim()
     disk.budget_bytes = full
-    assert memory.tiers.put_durable(info, kv, depth)
+    assert memory.tiers.keep_durable(info, kv, depth)
     await memory.settle()
     assert await memory.registry.blocks() == []
     found = await audit(memory.registry, DiskStore(tmp_path / "home" / "kv"))

@@ -168,9 +168,9 @@ class TiersMachine(RuleBasedStateMachine):
         before = {k for k in self.blocks if self.tiers.anywhere(k)}
         self.tiers.evictions()
         if fast:
-            assert self.tiers.put_fast(info, kv, 0) == (key in self.fast)
+            assert self.tiers.keep_fast(info, kv, 0) == (key in self.fast)
         if durable:
-            assert self.tiers.put_durable(info, kv, 0) == (key in self.slow)
+            assert self.tiers.keep_durable(info, kv, 0) == (key in self.slow)
         after = {k for k in self.blocks if self.tiers.anywhere(k)}
         assert before - after <= {gone.key for gone in self.tiers.evictions()}
 

@@ -31,7 +31,7 @@ async def pieces(llm: SemShareLLM, *messages: dict[str, str], **options: Any) ->
 # --- the face
 
 
-STAGES = {"pipeline"}
+STAGES = {"pipeline", "turns"}
 """What the adapter has for its own parts, and no application may reach through."""
 
 

@@ -39,7 +39,7 @@ def info(number: int) -> BlockInfo:
 
 
 def put(tiers: Tiers, number: int) -> bool:
-    return tiers.put_durable(info(number), KV, 0)
+    return tiers.keep_durable(info(number), KV, 0)
 
 
 def on_disk(folder: Path) -> int:
@@ -77,7 +77,7 @@ def test_processes_let_go_what_others_kept(tmp_path: Path, cipher: Cipher, monke
 def test_what_another_process_took_is_not_brought_back(tmp_path: Path) -> None:
     one, two = opened(tmp_path, memory_bytes=100_000), opened(tmp_path)
     assert put(one, 0)
-    assert one.put_fast(info(0), KV, 0)
+    assert one.keep_fast(info(0), KV, 0)
     for number in range(1, 15):
         assert put(two, number)
     assert one.anywhere(info(0).key)
@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_the_ledger_doubtful_and_the_budget_right(
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiers = opened(tmp_path, memory_bytes=100_000)
     assert put(tiers, 1)
-    assert tiers.put_fast(info(1), KV, 0)
+    assert tiers.keep_fast(info(1), KV, 0)
     (tmp_path / LEDGER).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no")))

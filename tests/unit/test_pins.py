@@ -50,11 +50,11 @@ def one_tier(policy: str, blocks: int, clock: Clock, limits: Limits | None = Non
 def test_a_pinned_block_outlives_pressure_until_its_pin_ends(policy: str) -> None:
     clock, limits = Clock(), Limits(high=0.9, low=0.1, tenant_bytes=4 * BLOCK_BYTES)
     tiers = one_tier(policy, 5, clock, limits)
-    tiers.put_fast(info("pinned"), kv(7.0), 0, Owner("a", "talk"))
+    tiers.keep_fast(info("pinned"), kv(7.0), 0, Owner("a", "talk"))
     tiers.pins.replace({"pinned": 1100.0})
     for number in range(30):
         clock.now += 2.0
-        tiers.put_fast(info(f"n{number}"), kv(), 64, Owner("ab"[number % 2]))
+        tiers.keep_fast(info(f"n{number}"), kv(), 64, Owner("ab"[number % 2]))
         tiers.sweep()
     assert float(tiers.load([info("pinned")]).kv["pinned"].mean()) == 7.0
     tiers.tiers[0].budget_bytes = BLOCK_BYTES
@@ -69,11 +69,11 @@ def test_a_pinned_block_outlives_pressure_until_its_pin_ends(policy: str) -> Non
 def test_where_all_is_pinned_nothing_comes_in() -> None:
     tiers = one_tier("lru", 2, Clock())
     for key in "ab":
-        tiers.put_fast(info(key), kv(), 0)
+        tiers.keep_fast(info(key), kv(), 0)
     tiers.pins.replace({"a": FOREVER, "b": FOREVER})
-    assert not tiers.put_fast(info("c"), kv(), 0)
+    assert not tiers.keep_fast(info("c"), kv(), 0)
     tiers.pins.replace({"a": FOREVER})
-    assert tiers.put_fast(info("c"), kv(), 0)
+    assert tiers.keep_fast(info("c"), kv(), 0)
     assert [tiers.anywhere(key) for key in "abc"] == [True, False, True]
 
 
@@ -93,17 +93,17 @@ def test_ram_keeps_what_is_pinned_until_the_disk_has_it(tmp_path: Path) -> None:
     ram = Tier(MemoryStore(), 2 * BLOCK_BYTES, make_policy("lru"), leases, clock=clock)
     disk = Tier(store, 100_000, make_policy("lru"), leases, clock=clock)
     tiers = Tiers([ram, disk], leases)
-    tiers.put_fast(info("aa"), kv(7.0), 0)
+    tiers.keep_fast(info("aa"), kv(7.0), 0)
     tiers.pins.replace({"aa": FOREVER})
     for key in ("bb", "cc", "dd"):
-        tiers.put_fast(info(key), kv(), 0)
+        tiers.keep_fast(info(key), kv(), 0)
         with pytest.raises(StoreError):
-            tiers.put_durable(info("aa"), kv(7.0), 0)
+            tiers.keep_durable(info("aa"), kv(7.0), 0)
         assert "aa" in ram
     store.broken = False
-    assert tiers.put_durable(info("aa"), kv(7.0), 0)
+    assert tiers.keep_durable(info("aa"), kv(7.0), 0)
     for key in ("ee", "ff"):
-        tiers.put_fast(info(key), kv(), 0)
+        tiers.keep_fast(info(key), kv(), 0)
     assert "aa" not in ram
     assert float(tiers.load([info("aa")]).kv["aa"].mean()) == 7.0
     tiers.close()
@@ -116,7 +116,7 @@ def test_whatever_happens_pinned_blocks_stay_and_the_budget_holds(seed: int, pol
     tier, pinned = tiers.tiers[0], dict[str, float]()
     for number in range(40):
         clock.now += rng.choice((0.1, 1.0, 30.0))
-        tiers.put_fast(info(f"k{number}"), kv(), rng.randrange(3) * 64, Owner(rng.choice("ab"), rng.choice(("", "s"))))
+        tiers.keep_fast(info(f"k{number}"), kv(), rng.randrange(3) * 64, Owner(rng.choice("ab"), rng.choice(("", "s"))))
         held = {key for key, _ in tier.store.entries()}
         assert {key for key, ends_at in pinned.items() if clock.now < ends_at} <= held
         assert tier.used_bytes <= tier.budget_bytes

@@ -72,7 +72,7 @@ def test_a_block_on_its_way_keeps_its_room() -> None:
 def test_room_is_made_before_a_block_comes_in() -> None:
     tiers = Tiers([memory(2)], Leases())
     for i, key in enumerate("abc"):
-        assert tiers.put_fast(info(key), kv(i), 0)
+        assert tiers.keep_fast(info(key), kv(i), 0)
         assert lost(tiers) == (["a"] if key == "c" else [])
         assert tiers.tiers[0].used_bytes <= 2 * BLOCK_BYTES
     assert tiers.tiers[0].store.get(info("a")) is None
@@ -81,10 +81,10 @@ def test_room_is_made_before_a_block_comes_in() -> None:
 
 def test_a_read_counts_as_use() -> None:
     tiers = Tiers([memory(2)], Leases())
-    tiers.put_fast(info("a"), kv(), 0)
-    tiers.put_fast(info("b"), kv(), 0)
+    tiers.keep_fast(info("a"), kv(), 0)
+    tiers.keep_fast(info("b"), kv(), 0)
     assert tiers.load([info("a")]).missing == {}
-    assert tiers.put_fast(info("c"), kv(), 0)
+    assert tiers.keep_fast(info("c"), kv(), 0)
     assert lost(tiers) == ["b"]
 
 
@@ -92,24 +92,24 @@ def test_leased_blocks_stay_and_where_all_are_leased_nothing_comes_in() -> None:
     leases = Leases()
     tiers = Tiers([memory(2, leases)], leases)
     for key in "ab":
-        tiers.put_fast(info(key), kv(), 0)
+        tiers.keep_fast(info(key), kv(), 0)
     with leases.hold(["a"]):
-        assert tiers.put_fast(info("c"), kv(), 0)
+        assert tiers.keep_fast(info("c"), kv(), 0)
         assert lost(tiers) == ["b"]
         with leases.hold(["c", "a"]):
-            assert not tiers.put_fast(info("d"), kv(), 0)
+            assert not tiers.keep_fast(info("d"), kv(), 0)
             assert lost(tiers) == []
         assert "c" not in leases
         assert "a" in leases
     assert "a" not in leases
-    assert tiers.put_fast(info("d"), kv(), 0)
+    assert tiers.keep_fast(info("d"), kv(), 0)
     assert lost(tiers) == ["a"]
 
 
 def test_a_block_larger_than_the_budget_is_refused_and_evicts_nothing() -> None:
     tiers = Tiers([memory(1)], Leases())
-    tiers.put_fast(info("a"), kv(), 0)
-    assert not tiers.put_fast(info("b"), torch.zeros(2, 2, 1, 9, 4), 0)
+    tiers.keep_fast(info("a"), kv(), 0)
+    assert not tiers.keep_fast(info("b"), torch.zeros(2, 2, 1, 9, 4), 0)
     assert lost(tiers) == []
     assert tiers.anywhere("a")
 
@@ -124,8 +124,8 @@ def test_leases_end_with_an_error_too() -> None:
 def test_what_leaves_ram_is_still_on_disk(tmp_path: Path) -> None:
     tiers = pair(tmp_path, fast=1, slow=10)
     for i, key in enumerate(("aa", "bb")):
-        tiers.put_durable(info(key), kv(i), 0)
-        assert tiers.put_fast(info(key), kv(i), 0)
+        tiers.keep_durable(info(key), kv(i), 0)
+        assert tiers.keep_fast(info(key), kv(i), 0)
     loaded = tiers.load([info("aa"), info("bb"), info("cc")])
     assert {k: float(v.mean()) for k, v in loaded.kv.items()} == {"aa": 0.0, "bb": 1.0}
     assert list(loaded.missing) == ["cc"]
@@ -137,7 +137,7 @@ def test_what_leaves_ram_is_still_on_disk(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_missing_and_forgotten(tmp_path: Path) -> None:
     tiers = pair(tmp_path, fast=1, slow=10)
-    tiers.put_durable(info("aa"), kv(), 0)
+    tiers.keep_durable(info("aa"), kv(), 0)
     store = tiers.tiers[1].store
     assert isinstance(store, DiskStore)
     path = store.path("aa")
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_missing_and_forgotten(tmp_path: Path) -> None:
 def test_what_lies_on_disk_is_on_the_books_after_a_restart(tmp_path: Path) -> None:
     first = pair(tmp_path, fast=1, slow=10)
     for key in ("aa", "bb", "cc"):
-        first.put_durable(info(key), kv(), 0)
+        first.keep_durable(info(key), kv(), 0)
     first.close()
     second = pair(tmp_path, fast=1, slow=10)
     files = sum(size for _, size in second.tiers[1].store.entries())
@@ -178,7 +178,7 @@ def test_a_failed_put_leaves_the_books_clean() -> None:
     leases = Leases()
     tiers = Tiers([Tier(Refusing(), 10_000, LRU(), leases)], leases)
     with pytest.raises(StoreError):
-        tiers.put_durable(info("a"), kv(), 0)
+        tiers.keep_durable(info("a"), kv(), 0)
     assert tiers.tiers[0].used_bytes == 0
     assert not tiers.anywhere("a")
 
@@ -194,7 +194,7 @@ class Lying(MemoryStore):
 def test_blocks_that_cannot_be_served_leave_the_books(store: BlockStore) -> None:
     tier = Tier(store, 10 * BLOCK_BYTES, LRU(), Leases())
     tiers = Tiers([tier], Leases())
-    tiers.put_fast(info("a"), kv(), 0)
+    tiers.keep_fast(info("a"), kv(), 0)
     store.delete("a")
     assert list(tiers.load([info("a")]).missing) == ["a"]
     assert tier.used_bytes == 0
@@ -214,11 +214,11 @@ def test_a_tenant_over_its_quota_evicts_its_own_blocks_first() -> None:
     tier = Tier(MemoryStore(), 4 * BLOCK_BYTES, LRU(), leases, limits)
     tiers = Tiers([tier], leases)
     for key, owner in (("b1", B), ("a1", A), ("a2", A), ("a3", A)):
-        assert tiers.put_fast(info(key), kv(), 0, owner)
+        assert tiers.keep_fast(info(key), kv(), 0, owner)
         assert tier.tenant_bytes(owner.tenant) <= 2 * BLOCK_BYTES
     assert reasons(tiers) == [("memory", "a1", "quota")]
     with leases.hold(["a2", "a3"]):
-        assert not tiers.put_fast(info("a4"), kv(), 0, A)
+        assert not tiers.keep_fast(info("a4"), kv(), 0, A)
     assert reasons(tiers) == []
     assert "b1" in tier
 
@@ -228,10 +228,10 @@ def test_a_sweep_goes_from_the_high_to_the_low_watermark() -> None:
     tier = Tier(MemoryStore(), 10 * BLOCK_BYTES, LRU(), leases, Limits(high=0.8, low=0.5))
     tiers = Tiers([tier], leases)
     for number in range(8):
-        tiers.put_fast(info(str(number)), kv(), 0)
+        tiers.keep_fast(info(str(number)), kv(), 0)
     tiers.sweep()
     assert reasons(tiers) == []
-    tiers.put_fast(info("8"), kv(), 0)
+    tiers.keep_fast(info("8"), kv(), 0)
     tiers.sweep()
     assert reasons(tiers) == [("memory", str(number), "watermark") for number in range(4)]
     assert tier.used_bytes == 5 * BLOCK_BYTES
@@ -243,7 +243,7 @@ def test_what_expired_goes_and_leased_blocks_stay() -> None:
     tier = Tier(MemoryStore(), 10 * BLOCK_BYTES, TTL(10.0), leases, clock=lambda: now)
     tiers = Tiers([tier], leases)
     for key in "abc":
-        tiers.put_fast(info(key), kv(), 0)
+        tiers.keep_fast(info(key), kv(), 0)
     now = 110.0
     with leases.hold(["a"]):
         tiers.sweep()
@@ -259,7 +259,7 @@ def test_blocks_sink_to_slower_tiers_and_rise_on_use(tmp_path: Path) -> None:
     disk = Tier(DiskStore(tmp_path / "kv"), 10_000, LRU(), leases)
     tiers = Tiers([device, ram, disk], leases)
     for number, key in enumerate(("aa", "bb", "cc")):
-        assert tiers.put_fast(info(key), kv(number), 64 * number, A)
+        assert tiers.keep_fast(info(key), kv(number), 64 * number, A)
     assert ["aa" in disk, "bb" in ram, "cc" in device] == [True] * 3
     assert sum(map(len, tiers.tiers)) == 3
     entry = disk.entry("aa")
@@ -290,9 +290,9 @@ class Slow(MemoryStore):
 def test_a_block_that_is_forgotten_on_its_way_down_stays_nowhere(key: str) -> None:
     leases, store = Leases(), Slow()
     tiers = Tiers([memory(1, leases), Tier(store, 10 * BLOCK_BYTES, LRU(), leases)], leases)
-    tiers.put_fast(info("aa"), kv(), 0)
+    tiers.keep_fast(info("aa"), kv(), 0)
     store.meanwhile = lambda: tiers.forget([key])
-    tiers.put_fast(info("bb"), kv(), 0)
+    tiers.keep_fast(info("bb"), kv(), 0)
     assert tiers.anywhere("aa") == (key != "aa")
     assert [k for k, _ in store.entries()] == (["aa"] if key != "aa" else [])
     tiers.close()
@@ -319,7 +319,7 @@ def test_the_budget_holds_at_every_moment_under_threads() -> None:
         for number in range(150):
             key = f"{seed}-{number}"
             length = rng.choice((1, 4, 8))
-            tiers.put_fast(BlockInfo(key, "f" * 64, length), torch.zeros(2, 2, 1, length, 4), 0, rng.choice((A, B)))
+            tiers.keep_fast(BlockInfo(key, "f" * 64, length), torch.zeros(2, 2, 1, length, 4), 0, rng.choice((A, B)))
             assert tier.used_bytes <= tier.budget_bytes
             tiers.load([BlockInfo(f"{rng.randrange(4)}-{number}", "f" * 64, 4)])
             if rng.random() < 0.1:
