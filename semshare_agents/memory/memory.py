@@ -26,6 +26,7 @@ from semshare_agents.model.run import RowRun
 from semshare_agents.registry import Forgotten, NewBlock, NewTurn, Pin, Registry
 from semshare_agents.settings import Settings
 from semshare_agents.store.base import BlockInfo
+from semshare_agents.store.heap import give_back
 from semshare_agents.store.loaded import Loaded, Owner, Waiting
 from semshare_agents.store.tiers import Tiers
 from semshare_agents.values import Scope
@@ -246,6 +247,7 @@ class Memory:
                 unused = [old for old, long in pairs if await self.registry.supersede(old, long)]
         finally:
             self.tiers.written([block.key for block in new])
+            await threads.store(give_back)
         await self._retire(unused)
 
     async def _write_files(self, fingerprint: str, new: Sequence[NewBlock], owner: Owner) -> None:

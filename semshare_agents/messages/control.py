@@ -93,6 +93,11 @@ class ControlTokens:
         """
         if self._is_plain(text):
             return np.asarray(self._tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        if self._backend is None:
+            raise InvalidMessagesError(
+                "a message has the name of a control token, and a tokenizer without a fast backend cannot write it as "
+                "text: take it out, or set control_tokens=tokens"
+            )
         spelled = self._all.sub(lambda m: self._copy.secret[m.group()], text) if self._names else text
         for cut in ("", self._copy.cut):
             ids, forged = self._copy.encode(self._put_back(spelled, cut))
@@ -110,7 +115,13 @@ class ControlTokens:
         """Whether other spellings become control tokens too, so that no text is plain by its looks."""
         added = self._tokenizer.added_tokens_decoder
         tokens = [added[index] for index in self._names.values()]
-        return self._tokenizer.backend_tokenizer.normalizer is not None and any(t.normalized for t in tokens)
+        normalises = self._backend is not None and self._backend.normalizer is not None
+        return normalises and any(t.normalized for t in tokens)
+
+    @property
+    def _backend(self) -> Any:
+        """The fast tokenizer behind it; None for one written in Python alone."""
+        return getattr(self._tokenizer, "backend_tokenizer", None)
 
     @property
     def _copy(self) -> _Copy:
@@ -119,7 +130,7 @@ class ControlTokens:
 
     @cached_property
     def _made(self) -> _Copy:
-        return _Copy(self._tokenizer.backend_tokenizer, self._names)
+        return _Copy(self._backend, self._names)
 
     def _put_aside(self, match: re.Match[str]) -> str:
         found = match.group()

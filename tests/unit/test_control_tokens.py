@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
+from semshare_agents.errors import InvalidMessagesError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.messages.prompt import ChatPrompt
 from semshare_agents.messages.template import form_of
@@ -161,3 +163,14 @@ def test_an_answer_cannot_open_a_message_with_marks_that_are_not_special() -> No
     assert ids.count(user) == 2
     assert ids.count(made.convert_tokens_to_ids("<@assistant@>")) == 2
     assert made.convert_tokens_to_ids("<think>") in ids
+
+
+def test_a_tokenizer_without_a_fast_backend_writes_plain_texts_and_refuses_names() -> None:
+    slow = ByT5Tokenizer()
+    slow.chat_template = tiny.TEMPLATE
+    asked = clean_messages([tiny.user("plain")])
+    expected = slow.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert [int(i) for i in tokenise(slow, asked)] == list(expected)
+    name = next(iter(slow.all_special_tokens))
+    with pytest.raises(InvalidMessagesError, match="control_tokens"):
+        tokenise(slow, clean_messages([tiny.user(f"and {name}")]))
