@@ -53,6 +53,8 @@ def serve(
     asked = [prompts(chat, options, number) for number, chat in enumerate(chats)]
     if url is None and api_key is not None:
         raise ConfigurationError("--api-key is of a server: give its address with --url")
+    if url is not None and home is not None:
+        raise ConfigurationError("--home is of this adapter, and --url measures a server: leave one of them out")
     if json_out is not None:
         prepare_folder(json_out.parent)
     measured = _here(asked, answer, model, home) if url is None else _there(asked, answer, url, model, api_key)

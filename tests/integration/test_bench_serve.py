@@ -243,6 +243,7 @@ def test_wrong_words_are_refused(
         (["--sessions", "9"], "6 questions with answers; 9 sessions"),
         (["--url", "127.0.0.1:8080"], "url must begin with http:// or https://"),
         (["--api-key", "sk-a"], "give its address with --url"),
+        (["--url", "http://127.0.0.1:1/v1", "--home", tmp_path], "leave one of them out"),
         (["--url", "http://127.0.0.1:1/v1", "--json", file / "out.json"], "cannot write to"),
     ):
         with pytest.raises(ConfigurationError, match=problem):
