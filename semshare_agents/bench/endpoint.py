@@ -104,7 +104,8 @@ def told(url: str) -> Iterator[None]:
     except openai.APIConnectionError as e:
         raise ConfigurationError(f"{url} cannot be reached or broke off ({e.__cause__ or e}); is it running?") from e
     except openai.APIStatusError as e:
-        raise ConfigurationError(f"{url} answered with status {e.status_code}: {e.message}") from e
+        said = e.message.removeprefix(f"Error code: {e.status_code} - ")
+        raise ConfigurationError(f"{url} answered with status {e.status_code}: {said}") from e
     except openai.APIError as e:
         raise ConfigurationError(f"{url} ended an answer with an error: {e.message}") from e
     except ValueError as e:

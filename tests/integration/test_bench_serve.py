@@ -117,9 +117,9 @@ async def test_a_file_over_a_server(llm: SemShareLLM, file: Path, tmp_path: Path
     out, keys = tmp_path / "out.json", Keyring({digest("sk-a"): "acme"})
     async with serving(llm, keys) as url:
         where = ["--url", f"{url}/v1", "--api-key", "sk-a"]
-        status, output = await off_loop(*WORDS, file, "--mode", "tools", *where, "--history", "2", "--json", out)
+        status, output = await off_loop(*WORDS, file, "--mode", "window", *where, "--json", out)
         assert status == 0, output
-        written = checked(out, command="serve", mode="tools", url=f"{url}/v1", model=MODEL, file=str(file))
+        written = checked(out, command="serve", mode="window", url=f"{url}/v1", model=MODEL, file=str(file))
         assert written["summary"]["reused"]["exact"] > 0
         assert "sk-a" not in out.read_text()
         with pytest.raises(ConfigurationError, match=rf"{url}/v1 answered with status 401"):
