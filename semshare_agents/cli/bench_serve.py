@@ -95,4 +95,4 @@ def _there(asked: Prompts, answer: int, url: str, model: str | None, key: str | 
 
 def _shown(row: TurnFigures) -> None:
     # A line a turn, no bar: its thread would take part of what is measured.
-    console.print(serve_line(row), highlight=False)
+    console.print(serve_line(row), highlight=False, soft_wrap=True)
