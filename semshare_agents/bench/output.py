@@ -55,9 +55,22 @@ def console_table(title: str, rows: Rows) -> Table:
     return table
 
 
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write figures with machine, versions and commit.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    text = json.dumps({**result, **provenance()}, indent=1, ensure_ascii=False)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise ConfigurationError(f"cannot write to {path} ({e.strerror}): give another path") from e
+
+
 def write(base: Path, result: dict[str, Any], rows: Rows) -> list[Path]:
     """Write `base`.json (result, machine, versions, commit) and `base`.md (the table); returns both paths."""
     figures, table = base.with_suffix(".json"), base.with_suffix(".md")
-    figures.write_text(json.dumps({**result, **provenance()}, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(figures, result)
     table.write_text(markdown(rows), encoding="utf-8")
     return [figures, table]

@@ -118,16 +118,22 @@ async def run_pairs(
 
 
 @asynccontextmanager
-async def fresh_memory(model: LoadedModel, settings: Settings, tier: str) -> AsyncIterator[SemShareLLM]:
+async def fresh_memory(model: LoadedModel, settings: Settings, tier: str | None = None) -> AsyncIterator[SemShareLLM]:
     """An adapter over an empty registry and store in a scratch folder.
+
+    Args:
+        model: The model.
+        settings: Everything but places, and budgets where a tier is named.
+        tier: The only tier with a budget, `memory` or `disk`; None for all, as the settings say.
 
     Raises:
         ConfigurationError: `tier` is neither `memory` nor `disk`.
     """
-    if tier not in ("memory", "disk"):
+    if tier not in ("memory", "disk", None):
         raise ConfigurationError(f"tier must be memory or disk; got {tier!r}")
     with tempfile.TemporaryDirectory(prefix="semshare-bench-") as scratch:
-        budgets = {"memory_bytes": 0} if tier == "disk" else {"disk_bytes": 0}
+        others = {"disk": ("memory_bytes",), "memory": ("disk_bytes",)}.get(tier or "", ())
+        budgets = dict.fromkeys(others, 0)
         places = {"database_url": f"sqlite+aiosqlite:///{scratch}/registry.db", "store_dir": Path(scratch) / "kv"}
         async with SemShareLLM(settings.model_copy(update={**budgets, **places}), model) as llm:
             yield llm

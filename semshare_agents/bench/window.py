@@ -30,6 +30,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, str]], list[tuple[str, str]]]
     try:
         messages = json.loads(path.read_text(encoding="utf-8"))
         pairs = [(m["role"], m["content"]) for m in messages]
+        if not all(isinstance(word, str) for pair in pairs for word in pair):
+            raise TypeError("every role and content has to be a text")
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise ConfigurationError(f"{path} is not a JSON list of role/content messages: {e}") from e
     system = [{"role": role, "content": text} for role, text in pairs if role == "system"]

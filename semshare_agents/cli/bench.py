@@ -300,9 +300,8 @@ def _tier(word: str) -> str:
 
 
 def _write(result: dict[str, Any], out: Path | None, what: dict[str, Any]) -> None:
-    from semshare_agents.bench.machine import provenance
+    from semshare_agents.bench.output import write_json
 
     if out is not None:
-        full = {**what, **result, **provenance()}
-        out.write_text(json.dumps(full, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(out, {**what, **result})
         console.print(f"written to {out}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from semshare_agents.bench.serve import TurnFigures
 
 
 def pair_line(row: dict[str, Any]) -> str:
@@ -102,3 +106,41 @@ def retention_table(summary: list[dict[str, Any]]) -> Table:
             f"{row['rouge_l']:.3f}",
         )
     return table
+
+
+def serve_line(row: TurnFigures) -> str:
+    """A turn of a replay, in one line."""
+    return (
+        f"session {row.session:<3} turn {row.turn:<3} {_count(row.prompt_tokens)} tokens  "
+        f"first {row.ttft_seconds:7.3f} s  turn {row.turn_seconds:7.3f} s  gap {row.gap_seconds:6.3f} s  "
+        f"{_count(row.completion_tokens)} generated  {_kinds(row.reused)}"
+    )
+
+
+def serve_table(summary: dict[str, Any], title: str) -> Table:
+    """What a replay came to."""
+    table = Table(title=title, show_header=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    speed = summary["tokens_per_second"]
+    for name, value in (
+        ("time to first token, median", f"{summary['ttft_seconds_median']:.3f} s"),
+        ("time to first token, p95", f"{summary['ttft_seconds_p95']:.3f} s"),
+        ("whole turn, median", f"{summary['turn_seconds_median']:.3f} s"),
+        ("longest gap in a stream", f"{summary['gap_seconds_longest']:.3f} s"),
+        ("tokens generated", _count(summary["completion_tokens"])),
+        ("tokens a second over all", "not told" if speed is None else f"{speed:.1f}"),
+        ("wall time", f"{summary['wall_seconds']:.1f} s"),
+        ("prompt tokens", _count(summary["prompt_tokens"])),
+        ("of them", _kinds(summary["reused"]) or "not told"),
+    ):
+        table.add_row(name, value.strip())
+    return table
+
+
+def _count(tokens: int | None) -> str:
+    return "not told" if tokens is None else f"{tokens:5}"
+
+
+def _kinds(reused: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {tokens}" for kind, tokens in reused.items() if tokens)

@@ -8,6 +8,7 @@ import typer
 
 from semshare_agents.cli import (
     bench,
+    bench_serve,
     calibrate,
     chat,
     db,
@@ -51,6 +52,7 @@ app.add_typer(serve.keys_app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(db.app, name="db")
 app.add_typer(evict.app, name="evict")
+bench.app.command("serve")(bench_serve.serve)
 app.add_typer(bench.app, name="bench")
 
 
