@@ -42,10 +42,12 @@ def control_names(tokenizer: Any, written: str) -> dict[str, int]:
         Special tokens, and marks that stand in `written`.
     """
     added = {str(token): (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
+    # Tokenizers in Python do not mark what they use as an end or a padding.
+    special = set(tokenizer.all_special_tokens)
     return {
         name: index
         for name, (index, token) in added.items()
-        if name.strip() and (token.special or (BRACKETED.fullmatch(name) and name in written))
+        if name.strip() and (token.special or name in special or (BRACKETED.fullmatch(name) and name in written))
     }
 
 

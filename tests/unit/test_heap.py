@@ -1,4 +1,4 @@
-"""What was freed goes back to the system: without it, threads that let blocks come and go keep many times their size."""
+"""What was freed goes back to the system: without it, threads of blocks that come and go keep many times their size."""
 
 from __future__ import annotations
 
