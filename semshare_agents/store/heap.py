@@ -16,7 +16,7 @@ def _trim() -> Any:
 
 
 def give_back() -> None:
-    """Let the C library return what was freed.
+    """Let the C library return what was freed, or most of it.
 
     glibc maps large allocations apart only until some are freed; then its threshold rises to 32 MiB, and each thread's
     arena keeps twice as much of what was freed (mallopt(3), M_MMAP_THRESHOLD). Blocks of KV that come and go on several
