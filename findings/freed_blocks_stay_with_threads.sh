@@ -16,7 +16,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export TMPDIR="$folder"
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q numpy==2.3.5 psutil==7.1.3
+"$folder/venv/bin/pip" install --quiet numpy==2.3.5 psutil==7.1.3
 "$folder/venv/bin/python" - <<'PYTHON'
 import os
 import subprocess
