@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from threading import Lock
 
 from semshare_agents.evict.base import Entry, EvictionPolicy, Use
 
 
 class Books:
-    """Entries and their sums; whoever changes them holds the tier's lock.
+    """Entries and their sums; whoever changes them holds the lock, whoever reads takes none.
 
     Args:
         policy: Who goes first.
 
     Attributes:
+        lock: Held while they change.
         entries: Blocks by key.
         coming: Keys of those that are reserved and not in the store yet.
         used_bytes: Their bytes.
@@ -24,6 +26,7 @@ class Books:
 
     def __init__(self, policy: EvictionPolicy):
         self.policy = policy
+        self.lock = Lock()
         self.entries: dict[str, Entry] = {}
         self.coming: set[str] = set()
         self.used_bytes = 0

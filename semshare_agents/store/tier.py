@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
 
 from semshare_agents.errors import CorruptBlockError, StoreError
 from semshare_agents.evict.base import NOBODY, Entry, EvictionPolicy, Use
@@ -93,8 +92,6 @@ class Tier:
         self.counts = Counts()
         self._leases = leases
         self._books = Books(policy)
-        # Held by whoever changes the books; reading them takes none.
-        self._lock = Lock()
         with self._changing():
             for key, size in store.entries():
                 if key not in self._books.entries:
@@ -151,7 +148,7 @@ class Tier:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """The books, up to date, while nobody changes them or the store. Reading never waits for other processes."""
-        with self.store.held(), self._lock:
+        with self.store.held(), self._books.lock:
             for key, size in self.store.news().items():
                 known = self._books.entries.get(key)
                 if known is None and size is not None:
@@ -183,7 +180,7 @@ class Tier:
             seconds: What computing it would take longer than loading it: `(depth, tokens, size_bytes)`.
             use: Its last use.
         """
-        with self._lock:
+        with self._books.lock:
             known = self._books.entries.get(key)
             if known is not None:
                 size = known.size_bytes
@@ -222,7 +219,7 @@ class Tier:
             key: The block.
             size_bytes: What it takes, where that is known; no more than was reserved.
         """
-        with self._lock:
+        with self._books.lock:
             self._books.coming.discard(key)
             entry = self._books.entries.get(key)
             if entry is not None and size_bytes is not None:
@@ -281,7 +278,7 @@ class Tier:
 
     def touch(self, keys: Iterable[str], use: Use) -> None:
         """Blocks were used; the last one counts as used last."""
-        with self._lock:
+        with self._books.lock:
             for key in keys:
                 self._books.policy.used(key, use)
 
@@ -304,7 +301,7 @@ class Tier:
             self.failures["read"] += 1
             raise
         if packed is None:
-            with self._lock:
+            with self._books.lock:
                 # What is on its way, or came meanwhile, keeps its room.
                 if info.key not in self._books.coming and self.store.get_packed(info) is None:
                     self._books.drop(info.key)
