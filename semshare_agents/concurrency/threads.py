@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 P = ParamSpec("P")
 
 _workers = ThreadPoolExecutor(8, thread_name_prefix="semshare-work")
@@ -34,6 +35,15 @@ async def store(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def store_later(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """The same without waiting for it."""
     _storers.submit(contextvars.copy_context().run, partial(function, *args, **kwargs))
+
+
+async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """What both give, side by side; where one fails, the other is awaited all the same. The second's error goes first."""
+    one, two = await asyncio.gather(first, second, return_exceptions=True)
+    for outcome in (two, one):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return one, two  # type: ignore[return-value]  # neither is an error
 
 
 async def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

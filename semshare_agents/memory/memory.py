@@ -63,18 +63,23 @@ class Memory:
 
     # --- finding and loading
 
-    async def scope(self, tenant: str, make: bool = True) -> Scope:
+    async def fingerprint(self) -> str:
+        """Under what KV is kept that the model computes as it is now."""
+        return await threads.work(lambda: self.spec.fingerprint)
+
+    async def scope(self, tenant: str, make: bool = True, fingerprint: str | None = None) -> Scope:
         """A tenant's part of the memory, of the model as it is now; what other processes forgot is gone here too.
 
         Args:
             tenant: The tenant.
             make: Whether it is remembered where it is new.
+            fingerprint: Of the model as it is now; None to look.
 
         Raises:
             RegistryError: the database cannot be used.
         """
-        fingerprint = await threads.work(lambda: self.spec.fingerprint)
-        scope = await self.registry.scope(tenant, fingerprint, self.spec.model.name, make=make)
+        found = await self.fingerprint() if fingerprint is None else fingerprint
+        scope = await self.registry.scope(tenant, found, self.spec.model.name, make=make)
         if scope.forgets > self._forgets:
             keys = await self.registry.forgotten_keys(self._forgets)
             self._forgets = scope.forgets
@@ -86,7 +91,7 @@ class Memory:
 
     async def unchanged(self, scope: Scope) -> bool:
         """Whether the model still computes the KV of a scope: its adapters may have been switched meanwhile."""
-        return await threads.work(lambda: self.spec.fingerprint) == scope.fingerprint
+        return await self.fingerprint() == scope.fingerprint
 
     @asynccontextmanager
     async def loaded(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from semshare_agents.concurrency import threads
+from semshare_agents.concurrency.threads import both
 from semshare_agents.engine import Engine
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.memory import Memory
@@ -161,7 +162,9 @@ class Pipeline:
         """
         clock = clock or Clock()
         with self.engine.idle.busy():
-            matched = await self._matched(await self._tokenised(request, clock), clock)
+            # The model is looked at while the tokenizer is at work.
+            looked, asked = await both(self.memory.fingerprint(), self._tokenised(request, clock))
+            matched = await self._matched(asked, looked, clock)
             run = self.runs.new(len(matched.asked.prompt) + matched.asked.room_tokens)
             try:
                 filled = await self._filled(matched, run, clock)
@@ -185,14 +188,14 @@ class Pipeline:
             sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
         return Asked(replace(request, messages=messages), prompt, sampler, room)
 
-    async def _matched(self, asked: Asked, clock: Clock) -> Matched:
+    async def _matched(self, asked: Asked, fingerprint: str, clock: Clock) -> Matched:
         """Ask for the tenant's scope, hold the request to its limits, and find what of the prompt is stored."""
         prompt, scope = asked.prompt, NOWHERE
         found = Matched(asked, scope, Alignment.empty(len(prompt)), Admitted(asked.request))
         try:
             with clock.stage("find"):
                 # What is not to be remembered leaves no name behind either.
-                scope = await self.memory.scope(asked.request.tenant, make=asked.request.store)
+                scope = await self.memory.scope(asked.request.tenant, asked.request.store, fingerprint)
             found = replace(found, scope=scope)
             if self.followers.monitor is not None:
                 with clock.stage("admit"):
