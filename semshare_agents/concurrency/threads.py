@@ -38,7 +38,7 @@ def store_later(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
 
 
 async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """What both give, side by side; where one fails, the other is awaited all the same. The second's error goes first."""
+    """What both give, side by side; where one fails, the other is awaited. The second's error goes first."""
     one, two = await asyncio.gather(first, second, return_exceptions=True)
     for outcome in (two, one):
         if isinstance(outcome, BaseException):
