@@ -215,11 +215,6 @@ class RowRun(Run):
         self.length, self.exact = len(tokens), exact
 
     @property
-    def exact_tokens(self) -> int:
-        """See `Run.exact_tokens`."""
-        return self.exact
-
-    @property
     def tokens(self) -> Ints:
         """The tokens whose KV the buffer holds, shape `(length,)`."""
         return self._tokens[: self.length]

@@ -15,6 +15,7 @@ from semshare_agents.match.signature import Signer
 from semshare_agents.match.spans import equal_ahead
 from semshare_agents.model.run import RowRun
 from semshare_agents.registry import NewBlock, NewTurn, Registry
+from semshare_agents.reuse.kinds import unchanged
 from semshare_agents.turn.state import Prefilled
 from semshare_agents.values import Donor, Ints, Kind, Scope
 
@@ -59,20 +60,25 @@ async def blocks_of(registry: Registry, prefilled: Prefilled, run: RowRun, block
     """
     scope, tokens, exact = prefilled.scope, run.tokens.copy(), run.exact
     named = await threads.work(_named, scope, tokens, exact, block_tokens, uuid4().bytes)
-    shared = {b.start: key for b, _ in named if (key := _shared(prefilled, b.start, b.length)) is not None}
+    taken = await threads.work(_Taken, prefilled, exact)
+    shared = await threads.work(lambda: {b.start: key for b, _ in named if (key := taken.whole(b.start, b.length))})
     fresh = [b.prefix.hex() for b, _ in named if b.start not in shared]
     found = await registry.find_chain(scope, fresh) if fresh else {}
     duplicates = {chain: key for chain, (_, key) in found.items()}
-    blocks: list[NewBlock] = []
-    replaced: list[tuple[str, str]] = []
-    for block, content in named:
-        known = {block.prefix.hex(): shared[block.start]} if block.start in shared else duplicates
-        new = new_block(block, content, tokens, known, run.token_bytes)
-        blocks.append(new)
-        short = None if new.known else _shorter(prefilled, block.start, block.length)
-        if short is not None:
-            replaced.append((short, new.key))
-    return TurnBlocks(tokens, min(exact, len(tokens)), tuple(blocks), tuple(replaced))
+
+    def made() -> TurnBlocks:
+        blocks: list[NewBlock] = []
+        replaced: list[tuple[str, str]] = []
+        for block, content in named:
+            known = {block.prefix.hex(): shared[block.start]} if block.start in shared else duplicates
+            new = new_block(block, content, tokens, known, run.token_bytes)
+            blocks.append(new)
+            short = None if new.known else taken.shorter(block.start, block.length)
+            if short is not None:
+                replaced.append((short, new.key))
+        return TurnBlocks(tokens, min(exact, len(tokens)), tuple(blocks), tuple(replaced))
+
+    return await threads.work(made)
 
 
 def _named(
@@ -132,33 +138,44 @@ def new_block(
     )
 
 
-def _donor_of(prefilled: Prefilled, start: int, end: int) -> Donor | None:
-    """The donor whose KV of a range is in the buffer as it is; None where there is none."""
-    whose = prefilled.unchanged[start:end]
-    if end > len(prefilled.prompt) or whose[0] < 0 or (whose != whose[0]).any():
+class _Taken:
+    """What of a turn's KV its donors have already.
+
+    Args:
+        prefilled: The turn.
+        exact: Its exact frontier by now.
+    """
+
+    def __init__(self, prefilled: Prefilled, exact: int):
+        self._alignment = prefilled.alignment
+        self._exact = exact
+        self._whose = unchanged(prefilled.prompt, prefilled.alignment, prefilled.plan)
+
+    def _donor_of(self, start: int, end: int) -> Donor | None:
+        """The donor whose KV of a range is in the buffer as it is; None where there is none."""
+        whose = self._whose[start:end]
+        if end > len(self._whose) or whose[0] < 0 or (whose != whose[0]).any():
+            return None
+        if start < self._exact and not (self._alignment.kind[start:end] == Kind.EXACT).all():
+            return None  # repaired since
+        return self._alignment.donors[int(whose[0])]
+
+    def whole(self, start: int, length: int) -> str | None:
+        """The donor's block that already holds this block's KV."""
+        donor = self._donor_of(start, start + length)
+        if donor is None:
+            return None
+        return next((b.key for b in donor.blocks if b.start == start and b.length >= length), None)
+
+    def shorter(self, start: int, length: int) -> str | None:
+        """A donor's shorter block with which this block begins; this block can take its place."""
+        for donor in self._alignment.donors:
+            for block in donor.blocks:
+                if block.start == start and block.length < length and block.stored_tokens == block.length:
+                    worse = self._exact < min(donor.exact_tokens, start + block.length)
+                    if self._donor_of(start, start + block.length) is donor and not worse:
+                        return block.key
         return None
-    if start < prefilled.run.exact and not (prefilled.alignment.kind[start:end] == Kind.EXACT).all():
-        return None  # repaired since
-    return prefilled.alignment.donors[int(whose[0])]
-
-
-def _shared(prefilled: Prefilled, start: int, length: int) -> str | None:
-    """The donor's block that already holds this block's KV."""
-    donor = _donor_of(prefilled, start, start + length)
-    if donor is None:
-        return None
-    return next((b.key for b in donor.blocks if b.start == start and b.length >= length), None)
-
-
-def _shorter(prefilled: Prefilled, start: int, length: int) -> str | None:
-    """A donor's shorter block with which this block begins; this block can take its place."""
-    for donor in prefilled.alignment.donors:
-        for block in donor.blocks:
-            if block.start == start and block.length < length and block.stored_tokens == block.length:
-                worse = prefilled.run.exact < min(donor.exact_tokens, start + block.length)
-                if _donor_of(prefilled, start, start + block.length) is donor and not worse:
-                    return block.key
-    return None
 
 
 def new_turn(prefilled: Prefilled, answer: str, stored: TurnBlocks, signer: Signer) -> NewTurn:

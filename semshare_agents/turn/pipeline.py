@@ -33,7 +33,6 @@ from semshare_agents.request.request import Request
 from semshare_agents.retain import Retention
 from semshare_agents.retain.run import retained
 from semshare_agents.reuse.certain import LATER_SPREADS
-from semshare_agents.reuse.kinds import unchanged
 from semshare_agents.reuse.plan import used_rows, without
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.timing.clock import Clock
@@ -169,11 +168,10 @@ class Pipeline:
             try:
                 filled = await self._filled(matched, run, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
-                whose = await threads.work(unchanged, matched.asked.prompt, filled.matched.alignment, filled.plan)
             except BaseException:
                 run.close()
                 raise
-        return Prefilled(filled, whose, run, report, clock)
+        return Prefilled(filled, run, report, clock)
 
     async def _tokenised(self, request: Request, clock: Clock) -> Asked:
         with clock.stage("tokenise"):

@@ -102,14 +102,12 @@ class Prefilled:
 
     Attributes:
         filled: How its KV came about.
-        unchanged: For each token the donor whose KV of it is in the buffer as it is, shape `(tokens,)`; -1 for none.
         run: Holds the KV.
         report: What was reused.
         clock: Of the call.
     """
 
     filled: Filled
-    unchanged: Ints
     run: Run
     report: Report
     clock: Clock = field(default_factory=Clock)

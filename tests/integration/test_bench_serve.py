@@ -14,32 +14,18 @@ import pytest
 from semshare_server import Keyring
 from semshare_server.keys import digest
 from transformers import AutoModelForCausalLM, LlamaConfig
-from typer.testing import CliRunner
 
-from semshare_agents.cli.main import app
 from semshare_agents.errors import ConfigurationError, ContextLengthError
 from semshare_agents.llm import SemShareLLM
 from tests import tiny
+from tests.commands import Commands
 from tests.serving import MODEL, serving
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 
 WORDS = ["bench", "serve", "--sessions", "2", "--turns", "2", "--history", "2", "--answer", "5"]
-runner = CliRunner(
-    env={"COLUMNS": "160", "SEMSHARE_MIN_GAIN": "1", "SEMSHARE_BLOCK_TOKENS": "16", "SEMSHARE_MEASURE_IDLE": "false"}
-)
-
-
-def run(*words: str | Path) -> tuple[int, str]:
-    result = runner.invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
-async def off_loop(*words: str | Path) -> tuple[int, str]:
-    """Commands run their own event loop, so not in this one's thread."""
-    return await asyncio.to_thread(run, *words)
+COMMANDS = Commands(COLUMNS="160", SEMSHARE_MIN_GAIN="1", SEMSHARE_BLOCK_TOKENS="16", SEMSHARE_MEASURE_IDLE="false")
+run, off_loop = COMMANDS.run, COMMANDS.off_loop
 
 
 @pytest.fixture(scope="module")

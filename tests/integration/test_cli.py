@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from semshare_agents.cli import chat, demo, story
 from semshare_agents.cli.main import app, main
@@ -19,10 +18,11 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.store.disk import DiskStore
 from semshare_agents.values import Report, Saved
 from tests import tiny
+from tests.commands import Commands
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
-
-runner = CliRunner(env={"COLUMNS": "140"})
+COMMANDS = Commands(COLUMNS="140")
+run, off_loop, runner = COMMANDS.run, COMMANDS.off_loop, COMMANDS.runner
 
 
 @pytest.fixture
@@ -35,18 +35,6 @@ async def memory(open_llm: OpenLLM, tmp_path: Path) -> Path:
     await talk.send(tiny.words(5, seed=2))
     await llm.aclose()
     return home
-
-
-def run(*words: str | Path) -> tuple[int, str]:
-    result = runner.invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
-async def off_loop(*words: str | Path) -> tuple[int, str]:
-    """Commands run their own event loop, so not in this one's thread."""
-    return await asyncio.to_thread(run, *words)
 
 
 def files(home: Path) -> list[Path]:

@@ -1,0 +1,56 @@
+"""Times from a message list to the first token's logits, many in one process, for laying two builds side by side.
+
+The reference of the first pair of a kind is stored once, and its target prefilled again and again. Run it in turn in
+two checkouts (`PYTHONPATH`), and compare the medians: a machine drifts more within minutes than builds differ.
+
+    python benchmarks/next_turn.py PAIRS.jsonl [--kind next-turn] [--times 25]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from semshare_agents.bench.pairs import fresh_memory, read_pairs
+from semshare_agents.model.loading import load
+from semshare_agents.request.request import Request
+from semshare_agents.settings import load_settings
+from semshare_agents.values import Reuse, Sampling
+
+
+async def measure(pair: dict[str, Any], times: int) -> dict[str, Any]:
+    """Wall and processor seconds of prefills with reuse."""
+    settings = load_settings()
+    wall: list[float] = []
+    busy: list[float] = []
+    async with fresh_memory(load(settings.model, settings.home), settings, "memory") as llm:
+        await llm.generate(pair["reference"], max_new_tokens=1)
+        await llm.settle()
+        request = Request(pair["target"], "default", Reuse.MOVED, Sampling(max_new_tokens=4), store=False)
+        for _ in range(times):
+            start, used = time.perf_counter(), time.process_time()
+            prefilled = await llm.pipeline.prefill(request)
+            int(prefilled.logits.argmax())  # a device has finished once its result is read
+            wall.append(time.perf_counter() - start)
+            busy.append(time.process_time() - used)
+            prefilled.run.close()
+    seconds = {"min": min(wall), "median": median(wall), "processor_median": median(busy)}
+    return {"id": pair["id"], "class": prefilled.report.reuse_class, "tokens": len(prefilled.prompt), **seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", type=Path)
+    parser.add_argument("--kind", default="next-turn")
+    parser.add_argument("--times", type=int, default=25)
+    given = parser.parse_args()
+    print(json.dumps(asyncio.run(measure(read_pairs(given.pairs, (given.kind,), 1)[0], given.times))))
+
+
+if __name__ == "__main__":
+    main()
