@@ -1,9 +1,9 @@
 """Times from a message list to the first token's logits, many in one process, for laying two builds side by side.
 
-The reference of the first pair of a kind is stored once, and its target prefilled again and again. Run it in turn in
+The reference of a pair is stored once, and its target prefilled again and again. Run it in turn in
 two checkouts (`PYTHONPATH`), and compare the medians: a machine drifts more within minutes than builds differ.
 
-    python benchmarks/next_turn.py PAIRS.jsonl [--kind next-turn] [--times 25]
+    python benchmarks/next_turn.py PAIRS.jsonl [--id ID] [--times 25]
 """
 
 from __future__ import annotations
@@ -46,10 +46,14 @@ async def measure(pair: dict[str, Any], times: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
-    parser.add_argument("--kind", default="next-turn")
+    parser.add_argument("--id", help="the pair; default: the first one of the kind `next-turn`")
     parser.add_argument("--times", type=int, default=25)
     given = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(read_pairs(given.pairs, (given.kind,), 1)[0], given.times))))
+    pairs = read_pairs(given.pairs, () if given.id else ("next-turn",))
+    pair = next((pair for pair in pairs if given.id in (None, pair["id"])), None)
+    if pair is None:
+        parser.error(f"{given.pairs} has no pair {given.id}")
+    print(json.dumps(asyncio.run(measure(pair, given.times))))
 
 
 if __name__ == "__main__":
