@@ -51,7 +51,7 @@ def load_model(settings: Settings) -> LoadedModel:
     from semshare_agents.model.loading import load
 
     with waiting("loading the model") as tell:
-        return load(settings.model, settings.home, settings.device, settings.dtype, tell)
+        return load(settings.model, settings.home, settings.device, settings.dtype, tell, settings.reorder_weights)
 
 
 def progress_bar() -> Progress:

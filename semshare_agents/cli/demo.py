@@ -117,7 +117,7 @@ def demo(
 
     settings = settings_of(model, home, reuse=Reuse.MOVED)
     with waiting("loading the model") as tell:
-        loaded = load(settings.model, settings.home, settings.device, settings.dtype, tell)
+        loaded = load(settings.model, settings.home, settings.device, settings.dtype, tell, settings.reorder_weights)
     console.print(
         "Three people ask one model about the notes of one project. Every turn is stored, so that the next\n"
         "ones can reuse its KV; each is measured against the stock prefill of its prompt, in this run."

@@ -56,7 +56,9 @@ def _measure(settings: Settings) -> None:
             import torch
 
             torch.set_num_threads(settings.threads)
-        loaded = load(settings.model, settings.home, settings.device, settings.dtype)
+        loaded = load(
+            settings.model, settings.home, settings.device, settings.dtype, reorder_weights=settings.reorder_weights
+        )
         rows = loaded.support.rows
         if rows is None:
             raise ConfigurationError(f"this model's KV cannot be reused, no speed matters: {loaded.support.reason}")

@@ -13,6 +13,7 @@ import blake3
 import torch
 
 from semshare_agents.errors import UnsupportedModelError
+from semshare_agents.model.reordered import renew
 
 FORMAT = 2
 SAMPLED = 16
@@ -65,6 +66,7 @@ class Fingerprint:
             looks = self._looks(tensors, _norms([tensor for active, tensor in adapters if active]))
             look: Look = (json.dumps(switches, sort_keys=True), tuple(looks.items()))
             if self._last is None or self._last[0] != look:
+                renew(self._model)
                 self._last = look, self._digest(tensors, looks, switches)
             return self._last[1]
 
@@ -168,7 +170,9 @@ def _content(name: str, tensor: torch.Tensor) -> bytes:
     """
     digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
     try:
-        for how, leaf in _leaves(tensor.detach()):
+        plain = tensor.detach()
+        # A weight in another order is the same weight.
+        for how, leaf in _leaves(plain if plain.layout is torch.strided else plain.to_dense()):
             digest.update(f"{how}{tuple(leaf.shape)}{leaf.dtype}".encode())
             data = leaf.cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest.update(memoryview(data))  # type: ignore[arg-type]
@@ -191,6 +195,8 @@ def _samples(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
     """Some elements of each tensor as bytes, gathered with one copy for each type; none where that is not possible."""
     groups: dict[tuple[torch.device, torch.dtype], list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided:
+            continue  # opaque: nobody writes into it but by methods, which count
         with suppress(*UNREADABLE):
             for _, leaf in _leaves(tensor.detach()):
                 if leaf.numel():

@@ -12,6 +12,7 @@ from semshare_agents.errors import ConfigurationError, ModelNotFoundError, SemSh
 from semshare_agents.model import hub
 from semshare_agents.model.fingerprint import Fingerprint
 from semshare_agents.model.lengths import context_tokens
+from semshare_agents.model.reordered import reorder
 from semshare_agents.model.support import Support, examine
 
 
@@ -59,7 +60,12 @@ class LoadedModel:
 
 
 def load(
-    model: str, home: Path, device: str = "auto", dtype: str = "auto", progress: hub.Progress | None = None
+    model: str,
+    home: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: hub.Progress | None = None,
+    reorder_weights: bool = True,
 ) -> LoadedModel:
     """Load a model from a folder, a hub id or a GGUF file.
 
@@ -69,6 +75,7 @@ def load(
         device: A torch device or `auto`.
         dtype: `float32`, `bfloat16`, `float16` or `auto` (float32 on CPU, bfloat16 elsewhere).
         progress: Called with one line at each slow step.
+        reorder_weights: As in `prepare`.
 
     Raises:
         ModelNotFoundError: there is no such model, or it is no language model.
@@ -100,7 +107,7 @@ def load(
             f"{model!r} lacks {len(missing)} of its weights, which would be random: fetch its files again "
             f"(the first: {', '.join(sorted(missing)[:3])})"
         )
-    return prepare(loaded.eval(), tokenizer, model)
+    return prepare(loaded.eval(), tokenizer, model, reorder_weights)
 
 
 def _pretrained(source: Path | str, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
@@ -126,12 +133,22 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
+def prepare(model: Any, tokenizer: Any, name: str, reorder_weights: bool = False) -> LoadedModel:
     """Examine and fingerprint a model that is already in memory.
+
+    Args:
+        model: A transformers model, in eval mode.
+        tokenizer: Its tokenizer.
+        name: What it is called.
+        reorder_weights: Let its linear layers work on reordered weights where that is faster; see
+            `semshare_agents.model.reordered`. Nobody can write into those in place any more, as merging adapters does.
 
     Raises:
         UnsupportedModelError: it cannot answer turns; the message says why.
     """
+    support = examine(model)
+    if reorder_weights and support.rows is not None:
+        reorder(model)
     identity = Fingerprint(model, tokenizer)
     identity.current()
     config = model.config.get_text_config()
@@ -144,7 +161,7 @@ def prepare(model: Any, tokenizer: Any, name: str) -> LoadedModel:
         model=model,
         tokenizer=tokenizer,
         identity=identity,
-        support=examine(model),
+        support=support,
         context_tokens=context_tokens(config),
         end_tokens=frozenset(i for i in ids if i is not None),
         name=name,

@@ -167,7 +167,7 @@ def _load(settings: Settings, progress: Progress) -> LoadedModel:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     progress("loading the model")
-    model = load(settings.model, settings.home, settings.device, settings.dtype, progress)
+    model = load(settings.model, settings.home, settings.device, settings.dtype, progress, settings.reorder_weights)
     # A full collection that walks the libraries' objects keeps every thread waiting for a quarter of a second.
     gc.collect()
     gc.freeze()

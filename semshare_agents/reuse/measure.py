@@ -14,6 +14,7 @@ import torch
 
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.kv.layout import put, take
+from semshare_agents.model.reordered import is_reordered
 from semshare_agents.model.rows import RowModel
 from semshare_agents.reuse.speeds import FORMAT, Measurement, Passes, Times, fitted, keep, kept, path_of
 from semshare_agents.timing.delays import MOST_DELAYED, Timed, timed
@@ -142,7 +143,8 @@ def measure(rows: RowModel, longest_tokens: int) -> Measurement:
 
 def setting_of(rows: RowModel) -> str:
     """What speeds depend on besides the model."""
-    return f"{rows.device}-{torch.get_num_threads()}-{torch.__version__}-{FORMAT}"
+    order = "-reordered" if is_reordered(rows.model) else ""
+    return f"{rows.device}-{torch.get_num_threads()}-{torch.__version__}-{FORMAT}{order}"
 
 
 def measured(rows: RowModel, longest_tokens: int, fingerprint: str, home: Path, model: str = "") -> Measurement:
