@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     guard_window: int = Field(8, ge=1, description="samples of one kind of reuse whose mean is held to the budget")
     guard_probe_turns: int = Field(8, ge=1, description="of so many narrowed turns the last is let through as a probe")
     guard_seed: int | None = Field(None, description="seed of the guard's draws; default: a new one each time")
+    step_seconds: float = Field(
+        0.25, gt=0.0, description="while answers run, no pass over other prompts is predicted to take longer"
+    )
     min_gain: float = Field(1.1, ge=1.0, description="predicted cold time over reuse time below which a turn is cold")
     control_tokens: str = Field(
         "text",

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semshare_agents.engine import Priority
-from semshare_agents.engine.engine import Within
+from semshare_agents.engine import Priority, Within
 from semshare_agents.kv.layout import fill
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import RowRun

@@ -1,5 +1,6 @@
 """Who runs on the model, and when."""
 
-from semshare_agents.engine.engine import Engine, Priority
+from semshare_agents.engine.engine import Engine
+from semshare_agents.engine.work import Priority, Within
 
-__all__ = ["Engine", "Priority"]
+__all__ = ["Engine", "Priority", "Within"]

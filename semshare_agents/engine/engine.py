@@ -1,40 +1,38 @@
 """The engine: the one way onto the model.
 
-Work arrives as steps, rows of one run whose logits are wanted, and a future comes back. What else needs the model's
-thread for itself comes as calls: blocks that are laid into a buffer, tokens that are drawn, passes that are timed.
+Work arrives as steps, rows of one run whose logits are wanted, and a future comes back. Steps of several runs that wait
+together are computed in one pass, long ones in several. What else needs the model's thread for itself comes as calls:
+blocks that are laid into a buffer, tokens that are drawn, passes that are timed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
-from enum import IntEnum
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from itertools import count
-from threading import Event, Lock
+from threading import Condition, Event
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from semshare_agents.concurrency.idle import Idle
+from semshare_agents.engine.scheduler import Part, Scheduler
+from semshare_agents.engine.work import Priority, Within, Work
 from semshare_agents.model.rows import ForwardStopped
-from semshare_agents.model.run import Step
+from semshare_agents.model.run import Run, Step, together
 from semshare_agents.timing.delays import Timed, timed
 
 T = TypeVar("T")
-Within = Callable[[], AbstractContextManager[Any]]
-"""Entered on the engine's thread around the work: a stage of a turn's clock, say."""
 
-
-class Priority(IntEnum):
-    """Whose work goes first."""
-
-    ANSWER = 0
-    """Somebody waits for it."""
-    IDLE = 1
-    """It may wait: repair, drift samples, measuring."""
+STEP_SECONDS = 0.25
+GATHER_SECONDS = 0.01
+"""How long a pass waits for the next tokens of answers whose last ones just came: they share it then."""
+RUNNING_SECONDS = 1.0
+"""An answer counts as running for so long after its last token: its reader may have stopped reading."""
 
 
 class Stoppable(Protocol):
@@ -46,18 +44,27 @@ class Stoppable(Protocol):
 
 
 class Engine:
-    """Runs work on the model, one piece after another on one thread: of what waits the most urgent first.
+    """Runs work on the model, on one thread: calls first, then passes over the steps that wait.
+
+    Args:
+        step_seconds: How long a pass may take while answers are running.
 
     Attributes:
         idle: Knows when nobody waits for the model.
+        scheduler: Says what a pass computes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step_seconds: float = STEP_SECONDS) -> None:
         self.idle = Idle()
+        self.scheduler = Scheduler(step_seconds)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="semshare-compute")
-        self._waiting: list[tuple[Priority, int, Future[Any], Callable[[], Any]]] = []
+        self._waiting: list[Work] = []
         self._order = count()
-        self._lock = Lock()
+        self._arrived = Condition()
+        # When the last token of each running answer came.
+        self._streams: dict[Run, float] = {}
+
+    # --- handing in work
 
     def submit(self, step: Step, priority: Priority = Priority.ANSWER, within: Within = nullcontext) -> Future[Any]:
         """Compute a step when its turn comes.
@@ -70,41 +77,25 @@ class Engine:
         Returns:
             Gives the logits as `Timed`, each `(logits, vocabulary)`; cancelling it takes the step out of the queue.
         """
-        return self._submit(lambda: _computed(step), priority, within)
+        return self._submit(Work(priority, next(self._order), Future(), within, step=step))
 
-    def _submit(self, work: Callable[[], Any], priority: Priority, within: Within) -> Future[Any]:
-        future: Future[Any] = Future()
+    def _submit(self, work: Work) -> Future[Any]:
+        with self._arrived:
+            self._waiting.append(work)
+            self._arrived.notify()
+        self._thread.submit(self._work)
+        return work.future
 
-        def ran() -> Any:
-            with within():
-                return work()
-
-        with self._lock:
-            heapq.heappush(self._waiting, (priority, next(self._order), future, ran))
-        # As many runs of `_next` as there is work; each takes what is most urgent then.
-        self._thread.submit(self._next)
-        return future
-
-    def _next(self) -> None:
-        with self._lock:
-            *_, future, work = heapq.heappop(self._waiting)
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = work()
-        except BaseException as e:
-            future.set_exception(e)
-        else:
-            future.set_result(result)
-
-    async def compute(self, step: Step, within: Within = nullcontext) -> Timed[torch.Tensor]:
+    async def compute(
+        self, step: Step, within: Within = nullcontext, priority: Priority = Priority.ANSWER
+    ) -> Timed[torch.Tensor]:
         """Compute a step that somebody waits for; when the caller is cancelled it is taken back, or ended and awaited.
 
         Returns:
             The logits, `(logits, vocabulary)`, and how long they took.
         """
         with self.idle.busy():
-            return await self._awaited(self.submit(step, within=within), step.run)
+            return await self._awaited(self.submit(step, priority, within), step.run)
 
     async def call(
         self,
@@ -121,8 +112,9 @@ class Engine:
             within: Entered around it.
             priority: Whose work goes first.
         """
-        with self.idle.busy() if priority is Priority.ANSWER else nullcontext():
-            return await self._awaited(self._submit(work, priority, within), run)
+        waiting = Work(priority, next(self._order), Future[Any](), within, call=work)
+        with self.idle.busy() if priority < Priority.IDLE else nullcontext():
+            return await self._awaited(self._submit(waiting), run)
 
     async def when_idle(
         self, step: Callable[[], Step], run: Stoppable, wanted: Callable[[], bool]
@@ -145,6 +137,16 @@ class Engine:
             return await asyncio.wrap_future(self.submit(step(), Priority.IDLE))
         return None
 
+    def over(self, run: Run) -> None:
+        """An answer has its last token: no pass waits for another."""
+        with self._arrived:
+            self._streams.pop(run, None)
+            self._arrived.notify()
+
+    def rows_beside(self, most: int) -> int:
+        """How many rows beside its token a running answer's step may carry now, of `most`."""
+        return self.scheduler.rows_beside(most, len(self._streams))
+
     @staticmethod
     async def _awaited(future: Future[T], run: Stoppable | None) -> T:
         waiting = asyncio.wrap_future(future)
@@ -165,6 +167,127 @@ class Engine:
         """Finish what is queued and end the thread."""
         self._thread.shutdown()
 
+    # --- on the engine's thread
 
-def _computed(step: Step) -> Timed[torch.Tensor]:
-    return timed(lambda: step.run.compute(step), step.run.device)
+    def _work(self) -> None:
+        """Work until nothing waits."""
+        while True:
+            with self._arrived:
+                call, parts = self._take()
+            if call is not None:
+                self._call(call)
+            elif parts:
+                self._pass(parts)
+            else:
+                return
+
+    def _take(self) -> tuple[Work | None, list[Part]]:
+        """The most urgent call, else the next pass; neither where nothing waits."""
+        while True:
+            self._drop_ended()
+            steps = [work for work in self._waiting if work.step is not None]
+            urgent = any(work.priority < Priority.IDLE for work in steps)
+            calls = [w for w in self._waiting if w.call is not None and not (urgent and w.priority is Priority.IDLE)]
+            if calls:
+                call = min(calls, key=lambda work: (work.priority, work.order))
+                self._waiting.remove(call)
+                if call.future.set_running_or_notify_cancel():
+                    return call, []
+            elif not steps:
+                return None, []
+            elif urgent and (soon := self._gathering(steps)) > 0:
+                self._arrived.wait(soon)
+            elif parts := self._begun(self.scheduler.next(steps, self._running())):
+                return None, parts
+
+    def _drop_ended(self) -> None:
+        """Let go of what nobody waits for any more."""
+        for work in list(self._waiting):
+            stopped = work.step is not None and work.step.run.stop.is_set()
+            if not stopped and not work.future.cancelled():
+                continue
+            self._waiting.remove(work)
+            if work.begun or work.future.set_running_or_notify_cancel():
+                work.future.set_exception(ForwardStopped())
+
+    def _begun(self, parts: Sequence[Part]) -> list[Part]:
+        """Those parts of a pass whose work is still wanted; what they finish waits no longer."""
+        wanted = [part for part in parts if part.work.begun or part.work.future.set_running_or_notify_cancel()]
+        for part in parts:
+            if part.finishes or part not in wanted:
+                self._waiting.remove(part.work)
+        return wanted
+
+    def _running(self) -> bool:
+        """Whether answers are running."""
+        since = time.monotonic() - RUNNING_SECONDS
+        self._streams = {run: last for run, last in self._streams.items() if last > since}
+        return bool(self._streams)
+
+    def _gathering(self, steps: Sequence[Work]) -> float:
+        """How long the next tokens of running answers may still be waited for, in seconds."""
+        here = {work.step.run for work in steps if work.step is not None}
+        late = [last for run, last in self._streams.items() if run not in here]
+        return max(late, default=0.0) + GATHER_SECONDS - time.monotonic()
+
+    @staticmethod
+    def _call(work: Work) -> None:
+        assert work.call is not None
+        try:
+            with work.within():
+                result = work.call()
+        except BaseException as e:
+            work.future.set_exception(e)
+        else:
+            work.future.set_result(result)
+
+    def _pass(self, parts: Sequence[Part]) -> None:
+        """Compute one pass and tell those whose work is done."""
+        steps = [part.step for part in parts]
+        try:
+            with ExitStack() as stages:
+                for part in parts:
+                    stages.enter_context(part.work.within())
+                took = timed(lambda: _computed(steps), steps[0].run.device)
+        except BaseException as e:
+            self._failed(parts, e)
+            return
+        with self._arrived:
+            now = time.monotonic()
+            for part in parts:
+                if part.work.priority is Priority.STREAM:
+                    self._streams[part.step.run] = now
+        for part, logits in zip(parts, took.result, strict=True):
+            part.work.add(replace(took, shared=len(parts) > 1))
+            part.work.done += len(part.step.rows)
+            if part.finishes:
+                part.work.finish(logits)
+
+    def _failed(self, parts: Sequence[Part], error: BaseException) -> None:
+        """A pass failed: where it was one of several runs, the others' rows are computed all the same."""
+        if len(parts) > 1 and not isinstance(error, ForwardStopped):
+            for part in parts:
+                self._pass([part])
+            return
+        with self._arrived:
+            for part in parts:
+                if part.work in self._waiting:
+                    self._waiting.remove(part.work)
+        for part in parts:
+            part.work.future.set_exception(error)
+
+
+class _AllStopped:
+    """A pass ends early where none of its runs is wanted any more."""
+
+    def __init__(self, steps: Sequence[Step]):
+        self._steps = steps
+
+    def is_set(self) -> bool:
+        return all(step.run.stop.is_set() for step in self._steps)
+
+
+def _computed(steps: Sequence[Step]) -> list[torch.Tensor]:
+    if len(steps) == 1:
+        return [steps[0].run.compute(steps[0])]
+    return together(steps, _AllStopped(steps))

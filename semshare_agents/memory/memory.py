@@ -15,7 +15,7 @@ from threading import Event
 
 from semshare_agents.concurrency import threads
 from semshare_agents.concurrency.idle import Idle
-from semshare_agents.engine.engine import Within
+from semshare_agents.engine import Within
 from semshare_agents.errors import RegistryError, SemShareError, StoreError
 from semshare_agents.memory import pins
 from semshare_agents.memory.blocks import Blocks, fresh, unwritten

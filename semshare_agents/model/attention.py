@@ -6,11 +6,10 @@ folded into its rows, so that keys and values are read in place. Shapes are thos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +20,20 @@ from semshare_agents.values import Ints
 
 ATTENTION = "semshare_rows"
 CPU_GROUP_ROWS = 64
+CPU_RANGE_ROWS = 256
+"""Of one unbroken range: larger groups see few keys more in vain, and are fewer calls."""
 GPU_GROUP_ROWS = 4096
 GROUP_GAP = 512
 
-AttentionObserver = Callable[["StepBatch", torch.Tensor, torch.Tensor, float | None], None]
-"""`(pass, queries, keys, factor of the scores)`, as `rows_attention` gets them."""
+AttentionObserver = Callable[["RunRows", torch.Tensor, torch.Tensor, float | None], None]
+"""`(a run's rows, their queries, its keys, factor of the scores)`, shapes as `rows_attention` gets them."""
+
+
+class Stop(Protocol):
+    """Says whether a pass is still wanted, as a `threading.Event` does."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class RowGroup:
     """Rows that attend together.
 
     Attributes:
-        first: Index of the first row in the pass.
+        first: Index of the first row among the run's.
         last: Index past the last row.
         keys: How many keys the group sees.
         mask: Additive mask `(group * rows, keys)` for the query heads of one KV head; None where causality needs none.
@@ -46,29 +54,47 @@ class RowGroup:
 
 
 @dataclass
-class StepBatch:
-    """The rows of one forward pass and how they attend; narrowed between layers where a plan asks for it.
+class RunRows:
+    """The rows of one run in a forward pass and how they attend; narrowed between layers where a plan asks for it.
 
     Attributes:
         rows: Positions, ascending, shape `(rows,)`.
         groups: Partition of the rows.
         where: The same positions as a tensor on the model's device.
-        stop: Once set, the pass ends with `ForwardStopped` before its next layer.
         observer: Called with every layer's queries and keys; see `AttentionObserver`.
         layer: The layer whose keys and values were last written.
+        held: That layer's keys and values, each as `semshare_agents.kv.layout.layer_of` gives them.
     """
 
     rows: Ints
     groups: list[RowGroup]
     where: torch.Tensor
-    stop: Event | None = None
     observer: AttentionObserver | None = None
     layer: int = -1
+    held: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def contiguous(self) -> bool:
         """Whether the rows are one unbroken range."""
         return bool(self.rows[-1] - self.rows[0] + 1 == len(self.rows))
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One forward pass: rows of one run or of several, one run's after the other's.
+
+    Attributes:
+        parts: The rows of each run.
+        stop: Once set, the pass ends with `ForwardStopped` before its next layer.
+    """
+
+    parts: Sequence[RunRows]
+    stop: Stop | None = None
+
+    @property
+    def where(self) -> torch.Tensor:
+        """Positions of all rows, shape `(rows,)`."""
+        return self.parts[0].where if len(self.parts) == 1 else torch.cat([part.where for part in self.parts])
 
 
 def group_rows(rows: Ints, heads_per_kv: int, device: torch.device, dtype: torch.dtype) -> list[RowGroup]:
@@ -82,7 +108,9 @@ def group_rows(rows: Ints, heads_per_kv: int, device: torch.device, dtype: torch
     """
     if rows[0] == 0 and rows[-1] == len(rows) - 1 and len(rows) > 1:
         return [RowGroup(0, len(rows), len(rows), None)]
-    limit = CPU_GROUP_ROWS if device.type == "cpu" else GPU_GROUP_ROWS
+    limit = GPU_GROUP_ROWS
+    if device.type == "cpu":
+        limit = CPU_RANGE_ROWS if rows[-1] - rows[0] + 1 == len(rows) else CPU_GROUP_ROWS
     breaks = [0]
     for i in range(1, len(rows)):
         if i - breaks[-1] >= limit or rows[i] - rows[i - 1] > GROUP_GAP:
@@ -114,15 +142,15 @@ def rows_attention(
     step_batch: StepBatch | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a pass's rows over the whole buffer, registered with transformers as `semshare_rows`.
+    """Attention of a pass's rows over their runs' buffers, registered with transformers as `semshare_rows`.
 
     The query heads of a KV head are folded into its rows, so keys and values are read in place, never repeated.
 
     Args:
         module: The attention module.
         query: `(1, heads, rows, head_dim)`.
-        key: The layer's keys, as `semshare_agents.kv.layout.layer_of` gives them.
-        value: Its values.
+        key: Unused, as what the cache gives back: each run's rows see what `RunRows.held` has.
+        value: Unused.
         attention_mask: Unused; causality follows from the rows' positions.
         scaling: Factor of the scores; None for `head_dim ** -0.5`.
         softcap: Bound of the scores (Gemma 2); None for none.
@@ -131,28 +159,42 @@ def rows_attention(
     Returns:
         `(1, rows, heads, head_dim)` and no weights.
     """
-    assert step_batch is not None, "the semshare attention runs under RowModel.forward only"
+    assert step_batch is not None, "the semshare attention runs under RowModel alone"
     batch, heads, rows, dim = query.shape
-    kv_heads = heads_of(key)
     out = torch.empty(batch, rows, heads, dim, device=query.device, dtype=query.dtype)
-    for group in step_batch.groups:
+    at = 0
+    for part in step_batch.parts:
+        end = at + len(part.rows)
+        _attend(take(query, at, end), part, out[:, at:end], scaling, softcap)
+        at = end
+    return out, None
+
+
+def _attend(
+    query: torch.Tensor, part: RunRows, out: torch.Tensor, scaling: float | None, softcap: float | None
+) -> None:
+    """Attention of one run's rows: `(1, heads, rows, head_dim)` into `(1, rows, heads, head_dim)`."""
+    assert part.held is not None
+    key, value = part.held
+    batch, heads, _, dim = query.shape
+    kv_heads = heads_of(key)
+    for group in part.groups:
         seen = min(group.keys, tokens_of(key))  # fewer than stand before the rows where only a part is kept
         k, v = take(key, 0, seen), take(value, 0, seen)
         q, count = take(query, group.first, group.last), group.last - group.first
         square = group.mask is None and count > 1
         if square and softcap is None:
-            part = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=heads != kv_heads)
+            made = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=heads != kv_heads)
         else:
             folded = q.reshape(batch, kv_heads, heads // kv_heads * count, dim)
             if softcap is None:
-                part = F.scaled_dot_product_attention(folded, k, v, attn_mask=group.mask, scale=scaling)
+                made = F.scaled_dot_product_attention(folded, k, v, attn_mask=group.mask, scale=scaling)
             else:
-                part = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
-            part = part.view(batch, heads, count, dim)
-        out[:, group.first : group.last] = part.transpose(1, 2)
-    if step_batch.observer is not None:
-        step_batch.observer(step_batch, query, key, scaling)
-    return out, None
+                made = _softcapped(folded, k, v, group, heads // kv_heads, scaling, softcap)
+            made = made.view(batch, heads, count, dim)
+        out[:, group.first : group.last] = made.transpose(1, 2)
+    if part.observer is not None:
+        part.observer(part, query, key, scaling)
 
 
 def _softcapped(
@@ -175,18 +217,16 @@ def _softcapped(
     return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype), v)
 
 
-def attended(
-    step_batch: StepBatch, query: torch.Tensor, key: torch.Tensor, scaling: float | None, rows: int
-) -> torch.Tensor:
-    """What the last `rows` of a pass attend to; arguments as a `AttentionObserver` gets them.
+def attended(part: RunRows, query: torch.Tensor, key: torch.Tensor, scaling: float | None, rows: int) -> torch.Tensor:
+    """What the last `rows` of a run's rows attend to; arguments as a `AttentionObserver` gets them.
 
     Returns:
         The mean attention that each key of each KV head gets, `(kv_heads, keys)`, float32.
     """
-    keys, dim = int(step_batch.rows[-1]) + 1, query.shape[-1]
+    keys, dim = int(part.rows[-1]) + 1, query.shape[-1]
     q = query[0, :, -rows:].reshape(heads_of(key), -1, dim).float()
     scores = q @ take(key, 0, keys)[0].transpose(1, 2).float() * (dim**-0.5 if scaling is None else scaling)
-    where = step_batch.where[-rows:].repeat(q.shape[1] // rows)
+    where = part.where[-rows:].repeat(q.shape[1] // rows)
     scores.masked_fill_(torch.arange(keys, device=key.device)[None] > where[:, None], float("-inf"))
     return scores.softmax(-1).mean(1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from threading import Event
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.kv.layout import KV
-from semshare_agents.model.attention import AttentionObserver
-from semshare_agents.model.rows import RowModel, RowPruning
+from semshare_agents.model.attention import AttentionObserver, Stop
+from semshare_agents.model.rows import RowModel, RowPruning, Rows
 from semshare_agents.values import Ints
+
+DEFERRED_STEP_ROWS = 128
+"""Most deferred rows that one decoding step carries: an answer has to keep flowing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,28 @@ class Step:
     check_layer: int = -1
     observer: AttentionObserver | None = None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it may share a pass with steps of other runs."""
+        rows = self.run.by_rows
+        return rows is not None and rows.mixes and self.prune is None
+
+    def cut(self, first: int, last: int) -> Step:
+        """A part of it: once all parts were computed, in their order, it was.
+
+        Rows are ascending, so that whatever stands before the next row to come is as exact as it will be.
+
+        Args:
+            first: Index of the part's first row.
+            last: Index past its last row.
+        """
+        ids, rows = self.token_ids[first:last], self.rows[first:last]
+        if last == len(self.rows):
+            return replace(self, token_ids=ids, rows=rows)
+        reached = max(self.run.exact, min(self.exact, int(self.rows[last])))
+        length = max(self.run.length, reached)
+        return replace(self, token_ids=ids, rows=rows, length=length, exact=reached, logits=1, deferred=0)
+
 
 class Run(ABC):
     """One turn's computation: makes steps, and computes them on the engine's thread."""
@@ -52,6 +78,8 @@ class Run(ABC):
     """Tokens whose KV it has."""
     exact: int = 0
     """Length of the prefix whose KV equals a cold run's and may be stored: the exact frontier."""
+    tenant: str = ""
+    """Whose turn it is; among tenants the model's time is shared evenly."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -68,12 +96,13 @@ class Run(ABC):
         """The step that computes all of a prompt, shape `(tokens,)`."""
         return Step(self, prompt, np.arange(len(prompt)), len(prompt), len(prompt))
 
-    def next(self, token: int, repair_rows: int = 0) -> Step:
+    def next(self, token: int, repair_rows: int = 0, deferred_rows: int = DEFERRED_STEP_ROWS) -> Step:
         """The step that appends a token.
 
         Args:
             token: The token.
             repair_rows: Most rows behind the exact frontier that it computes besides.
+            deferred_rows: Most deferred rows that it computes besides.
         """
         return Step(self, np.asarray([token]), np.asarray([self.length]), self.length + 1, self.exact)
 
@@ -94,10 +123,6 @@ class Run(ABC):
         """Give back what the run holds."""
 
 
-DEFERRED_STEP_ROWS = 128
-"""Most deferred rows that one decoding step carries: an answer has to keep flowing."""
-
-
 class RowRun(Run):
     """A run whose KV lies in a full-length buffer, any rows of which can be computed.
 
@@ -109,7 +134,8 @@ class RowRun(Run):
 
     def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
         super().__init__(rows.device)
-        self._rows = rows
+        self.model = rows
+        """Computes its rows."""
         self._pool = pool
         self._buffer: KV | None = pool.acquire(tokens)
         self._tokens = np.zeros(tokens, np.int64)
@@ -161,7 +187,7 @@ class RowRun(Run):
         """See `Run.whole`."""
         return self.part(prompt, np.arange(len(prompt)), len(prompt))
 
-    def next(self, token: int, repair_rows: int = 0) -> Step:
+    def next(self, token: int, repair_rows: int = 0, deferred_rows: int = DEFERRED_STEP_ROWS) -> Step:
         """The step that appends a token and, in the same pass, computes rows again: deferred ones, or some to repair.
 
         In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Deferred
@@ -170,10 +196,11 @@ class RowRun(Run):
         Args:
             token: The token.
             repair_rows: Most rows behind the frontier computed besides the token's own; a hurried run takes more.
+            deferred_rows: Most deferred rows computed besides, and of a hurried run rows behind the frontier.
         """
         self._tokens[self.length] = token
-        deferred = self.deferred[:DEFERRED_STEP_ROWS]
-        most = 0 if len(deferred) else DEFERRED_STEP_ROWS if self.hurried else repair_rows
+        deferred = self.deferred[:deferred_rows]
+        most = 0 if len(deferred) else deferred_rows if self.hurried else repair_rows
         reached = min(self.exact + most, self.length)
         rows = np.concatenate((deferred, np.arange(self.exact, reached), [self.length]))
         exact = reached if reached < self.length else self.length + 1
@@ -190,20 +217,26 @@ class RowRun(Run):
         rows = np.arange(min(self.exact, self.length - 1), self.length)
         return Step(self, self._tokens[rows], rows, self.length, self.length, deferred=len(self.deferred))
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the model computes rows of several runs in one pass as it computes them alone."""
+        return self.model.mixes
+
     def compute(self, step: Step) -> torch.Tensor:
         """See `Run.compute`."""
-        out = self._rows.forward(
-            step.token_ids,
-            step.rows,
-            self.buffer,
-            logits=step.logits,
-            prune=step.prune,
-            check_layer=step.check_layer,
-            stop=self.stop,
-            observer=step.observer,
-        )
-        self.length, self.exact, self.deferred = step.length, step.exact, self.deferred[step.deferred :]
+        if step.prune is None:
+            return together([step], self.stop)[0]
+        out = self.model.narrowed(self.rows_of(step), step.prune, step.check_layer, self.stop)
+        self.computed(step)
         return out
+
+    def rows_of(self, step: Step) -> Rows:
+        """A step's rows, for a pass."""
+        return Rows(step.token_ids, step.rows, self.buffer, step.logits, step.observer)
+
+    def computed(self, step: Step) -> None:
+        """A step's rows were computed."""
+        self.length, self.exact, self.deferred = step.length, step.exact, self.deferred[step.deferred :]
 
     def prefill(self, prompt: Ints, rows: Ints, exact: int) -> torch.Tensor:
         """Compute some rows of a prompt on this thread, as in `part`; returns the last token's logits."""
@@ -227,7 +260,7 @@ class RowRun(Run):
     @property
     def token_bytes(self) -> int:
         """Bytes of one token's KV over all layers."""
-        return self._rows.token_bytes
+        return self.model.token_bytes
 
     def beyond(self, token_ids: Ints, rows: Ints, logits: int = 1) -> Step:
         """The step that computes rows without changing the run's length, as for a given continuation."""
@@ -242,3 +275,23 @@ class RowRun(Run):
         if self._buffer is not None:
             self._pool.release(self._buffer)
             self._buffer = None
+
+
+def together(steps: Sequence[Step], stop: Stop) -> list[torch.Tensor]:
+    """Compute steps of several runs in one pass on this thread.
+
+    Args:
+        steps: Steps that mix, each of another run of one model.
+        stop: Ends the pass early once set.
+
+    Returns:
+        The logits of each, `(logits, vocabulary)`.
+
+    Raises:
+        ForwardStopped: `stop` was set; no run has gone on then.
+    """
+    runs = [run for step in steps if (run := step.run.by_rows) is not None]
+    found = runs[0].model.together([run.rows_of(step) for run, step in zip(runs, steps, strict=True)], stop)
+    for run, step in zip(runs, steps, strict=True):
+        run.computed(step)
+    return found

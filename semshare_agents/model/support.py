@@ -22,7 +22,7 @@ from semshare_agents.model.lengths import (
     shortest,
     window_limit,
 )
-from semshare_agents.model.rows import RowModel
+from semshare_agents.model.rows import RowModel, Rows
 from semshare_agents.model.stock import refusal
 from semshare_agents.values import Reason, ReasonCode
 
@@ -116,6 +116,7 @@ def _examined(model: Any) -> Support:
         wrong = f"its forward cannot run on chosen rows ({type(e).__name__}: {e})"
     if wrong:
         return _stock_alone(wrong)
+    rows.mixes = probe.mixes(rows)
     mover, why = probe.mover(rows)
     return Support(rows, mover, limit, Reason(ReasonCode.MODEL, why) if why else None)
 
@@ -244,6 +245,26 @@ class _Probe:
         if not _relative(restored[-1], wanted[-1]) < self.tolerance:
             return "chosen rows differ from the stock forward"
         return ""
+
+    def mixes(self, rows: RowModel) -> bool:
+        """Whether a prompt's chunk and another run's token come out of one pass as they come out alone."""
+        pool, half = BufferPool(rows.layout, rows.device, keep=0), len(self.ids) // 2
+        long, short = pool.acquire(len(self.ids)), pool.acquire(len(self.ids))
+        everything = np.arange(len(self.ids))
+        try:
+            rows.forward(self.ids[:half], everything[:half], long)
+            rows.forward(self.ids[:-1][::-1].copy(), everything[:-1], short)
+            chunk = Rows(self.ids[half:], everything[half:], long)
+            token = Rows(self.ids[:1], everything[-1:], short)
+            alone = rows.forward(token.token_ids, token.rows, short)
+            beside, other = rows.together([token, chunk])
+        except FAILURES:
+            return False
+        found, wanted = torch.cat([beside, other]), torch.cat([alone, self.logits[-1:]])
+        return found.shape == wanted.shape and all(map(self._alike, found, wanted))
+
+    def _alike(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        return _relative(a, b) < self.tolerance
 
     def limit(self, rows: RowModel) -> Limit | None:
         """The first length past which rows are not the stock model's, or could not be shown to be."""

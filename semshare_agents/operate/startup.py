@@ -110,7 +110,7 @@ async def start(
     options = PolicyOptions(settings.ttl_seconds, moved=settings.reuse.allows(Reuse.MOVED))
     policies = {tier: make_policy(name, options) for tier, name in settings.evictions.items()}
     async with AsyncExitStack() as undo:
-        leases, engine = Leases(), Engine()
+        leases, engine = Leases(), Engine(settings.step_seconds)
         undo.push_async_callback(threads.work, engine.close)
         tiers = await threads.work(lambda: Tiers(make_tiers(settings, packing, policies, leases, cipher), leases))
         undo.push_async_callback(threads.work, tiers.close)
@@ -124,6 +124,7 @@ async def start(
         cost = await engine.call(lambda: _measured(settings, model, progress))
         calibration = await threads.work(calibration_for, settings.home, model.fingerprint)
         tiers.costs = cost
+        engine.scheduler.predict = None if cost is None else cost.pass_seconds
         memory = Memory(registry, tiers, BlockSpec(model, packing, settings.block_tokens), engine.idle)
         await hold_to_limits(memory, settings)
         # Whoever wants less KV on the device does not want free buffers there either.

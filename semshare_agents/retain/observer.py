@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from semshare_agents.model.attention import StepBatch, attended
+from semshare_agents.model.attention import RunRows, attended
 
 
 class TailObserver:
@@ -23,12 +23,12 @@ class TailObserver:
         self.layers: dict[int, torch.Tensor] = {}
         """For each layer, the mean attention that each key of each KV head gets, `(kv_heads, keys)`."""
 
-    def __call__(self, step_batch: StepBatch, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
+    def __call__(self, part: RunRows, query: torch.Tensor, key: torch.Tensor, scaling: float | None) -> None:
         """See `semshare_agents.model.attention.AttentionObserver`."""
-        count = int((step_batch.rows >= self._first).sum())
-        if not count or (self._watched is not None and step_batch.layer not in self._watched):
+        count = int((part.rows >= self._first).sum())
+        if not count or (self._watched is not None and part.layer not in self._watched):
             return
-        self.layers[step_batch.layer] = attended(step_batch, query, key, scaling, count)
+        self.layers[part.layer] = attended(part, query, key, scaling, count)
 
     def attention(self) -> torch.Tensor:
         """Attention of all watched layers, `(layers, kv_heads, keys)`."""

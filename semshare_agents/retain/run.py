@@ -62,8 +62,7 @@ class RetainedRun(Run):
         """
         if len(step.rows) != 1 or step.rows[0] != self.length:
             raise RuntimeError("a RetainedRun continues a prompt: prefill with a RowRun")
-        step_batch = self._rows.step_batch(step.rows)
-        step_batch.stop = self.stop
+        step_batch = StepBatch([self._rows.run_rows(step.rows)], self.stop)
         out = self._rows.compute(step.token_ids, step_batch, _RetainedCache(self._layers, step_batch))
         self.length = step.length
         return out
@@ -106,8 +105,10 @@ class _RetainedCache(Cache):  # type: ignore[misc]
         """Append one row; returns all that is kept of the layer, and the answer's rows."""
         if self._row_pass.stop is not None and self._row_pass.stop.is_set():
             raise ForwardStopped
-        return self._kept[layer_idx].append(key_states, value_states)
+        (rows,) = self._row_pass.parts
+        rows.layer, rows.held = layer_idx, self._kept[layer_idx].append(key_states, value_states)
+        return rows.held
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before the row, kept or not."""
-        return int(self._row_pass.rows[0])
+        return int(self._row_pass.parts[0].rows[0])

@@ -28,16 +28,18 @@ class Timed(Generic[T_co]):
         seconds: How long it took.
         delayed: Seconds that a thread of this process waited for a processor, the most delayed one, over those of the
             computation; 0.0 on a quiet machine.
+        shared: Whether it was computed together with others' work.
     """
 
     result: T_co
     seconds: float
     delayed: float
+    shared: bool = False
 
     @property
     def disturbed(self) -> bool:
-        """Whether others had the processors that it needed."""
-        return self.delayed > MOST_DELAYED
+        """Whether others had the processors that it needed, or a part in it."""
+        return self.shared or self.delayed > MOST_DELAYED
 
 
 def timed(call: Callable[[], T], device: torch.device, all_threads: bool = False) -> Timed[T]:

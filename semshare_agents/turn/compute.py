@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from semshare_agents.engine import Engine
-from semshare_agents.engine.engine import Within
+from semshare_agents.engine import Engine, Within
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.retain import TailObserver

@@ -10,8 +10,7 @@ from functools import partial
 import numpy as np
 
 from semshare_agents.concurrency import threads
-from semshare_agents.engine import Engine, Priority
-from semshare_agents.engine.engine import Within
+from semshare_agents.engine import Engine, Priority, Within
 from semshare_agents.kv.assemble import assemble, fills, infos
 from semshare_agents.kv.rotary import KeyMover
 from semshare_agents.match.align import align

@@ -17,13 +17,13 @@ from functools import partial
 
 from semshare_agents.concurrency import threads
 from semshare_agents.concurrency.threads import both
-from semshare_agents.engine import Engine
+from semshare_agents.engine import Engine, Priority
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.memory import Memory
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.model.generate import Sampler
 from semshare_agents.model.loading import LoadedModel
-from semshare_agents.model.run import Run, Step
+from semshare_agents.model.run import DEFERRED_STEP_ROWS, Run, Step
 from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
 from semshare_agents.model.tokenise import check_length, tokenise_text
@@ -165,6 +165,7 @@ class Pipeline:
             looked, asked = await both(self.memory.fingerprint(), self._tokenised(request, clock))
             matched = await self._matched(asked, looked, clock)
             run = self.runs.new(len(matched.asked.prompt) + matched.asked.room_tokens)
+            run.tenant = matched.request.tenant
             try:
                 filled = await self._filled(matched, run, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
@@ -266,16 +267,19 @@ class Pipeline:
             asked.room_tokens,
         )
         within = partial(prefilled.clock.stage, "first")
-        while True:
-            piece = await engine.call(partial(decoder.draw, logits), prefilled.run, within)
-            # A piece is handed out before the next token's row is computed.
-            if piece:
-                yield piece
-            if answer.finish_reason:
-                return
-            step = self.next_step(prefilled.run, answer.tokens[-1])
-            logits = (await engine.compute(step, within)).result[-1]
-            logits = await settled(engine, prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
+        try:
+            while True:
+                piece = await engine.call(partial(decoder.draw, logits), prefilled.run, within)
+                # A piece is handed out before the next token's row is computed.
+                if piece:
+                    yield piece
+                if answer.finish_reason:
+                    return
+                step = self.next_step(prefilled.run, answer.tokens[-1])
+                logits = (await engine.compute(step, within, Priority.STREAM)).result[-1]
+                logits = await settled(engine, prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
+        finally:
+            engine.over(prefilled.run)
 
     def next_step(self, run: Run, token: int) -> Step:
         """The step that computes a token's row, and what else a step carries."""
@@ -283,7 +287,8 @@ class Pipeline:
         if rows is None:
             return run.next(token)
         beside = self.decoding.repair.beside_a_step(rows.length, rows.exact, rows.semantic, self.planner.cost)
-        return run.next(token, beside)
+        # Where many answers run each carries fewer rows.
+        return run.next(token, self.engine.rows_beside(beside), self.engine.rows_beside(DEFERRED_STEP_ROWS))
 
     async def _retain(self, prefilled: Prefilled) -> None:
         """Go on with the part of the KV that retention keeps; the rest is given back."""

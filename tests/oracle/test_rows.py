@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from semshare_agents.kv.buffer import BufferPool
 from semshare_agents.model.caching import cache_name
-from semshare_agents.model.rows import ForwardStopped, RowModel
+from semshare_agents.model.rows import ForwardStopped, RowModel, Rows
 from semshare_agents.model.run import DEFERRED_STEP_ROWS, RowRun
 from semshare_agents.reuse.schedule import narrowing
 from semshare_agents.values import Plan
@@ -112,7 +112,7 @@ def test_many_row_groups_equal_the_stock_forward() -> None:
     rows.forward(ids, np.arange(len(ids)), buffer)
     broken = np.concatenate(([3], np.arange(100, 250, 2), [770], np.arange(1390, 1400)))
     buffer[:, :, :, torch.as_tensor(broken)] = float("nan")
-    assert len(rows.step_batch(broken).groups) > 3
+    assert len(rows.run_rows(broken).groups) > 3
     found = rows.forward(ids[broken], broken, buffer, logits=len(broken))
     assert_close(found, expected[broken], torch.float32)
 
@@ -235,7 +235,7 @@ def test_narrowing_that_keeps_all_rows_equals_the_stock_forward(family: str) -> 
     buffer = BufferPool(rows.layout, rows.device).acquire(len(ids))
     buffer.normal_()
     plan = layered(everything, everything[-4:], (1.0,) * len(rows.layers))
-    found = rows.forward(ids, everything, buffer, logits=len(ids), prune=narrowing(plan), check_layer=plan.check_layer)
+    found = rows.narrowed(Rows(ids, everything, buffer, len(ids)), narrowing(plan), plan.check_layer)
     assert_close(found, expected, torch.float32)
 
 
@@ -247,7 +247,7 @@ def test_narrowing_over_true_kv_leaves_the_last_logits_as_they_are(family: str) 
     rows.forward(ids, everything, buffer)
     deep = len(rows.layers) - 2
     plan = layered(everything, everything[-4:], (1.0, 1.0, *np.linspace(0.4, 0.1, deep).tolist()))
-    found = rows.forward(ids, everything, buffer, prune=narrowing(plan), check_layer=plan.check_layer)
+    found = rows.narrowed(Rows(ids, everything, buffer), narrowing(plan), plan.check_layer)
     assert_close(found[-1], expected[-1], torch.float32)
 
 
@@ -269,7 +269,7 @@ def test_narrowing_keeps_the_rows_that_deviate_most() -> None:
         chosen.append(kept.numpy())
         return kept
 
-    rows.forward(ids, everything, buffer, prune=watched, check_layer=1)
+    rows.narrowed(Rows(ids, everything, buffer), watched, 1)
     assert chosen[0].tolist() == [*wrong.tolist(), *range(TOKENS - 6, TOKENS)]
 
 
