@@ -162,13 +162,18 @@ class Memory:
         if not putting.cancelled() and putting.exception() is None:
             threads.store_later(self.tiers.forget, fresh(putting.result()))
 
-    async def commit(self, scope: Scope, turn: NewTurn) -> int:
+    async def commit(self, scope: Scope, turn: NewTurn, turn_id: int | None = None) -> int:
         """Register a turn whose blocks are kept; returns its id. Where that fails they are to be discarded.
+
+        Args:
+            scope: Tenant and model.
+            turn: The turn.
+            turn_id: What it was registered as when it was unfinished; None for a new one.
 
         Raises:
             RegistryError: the database cannot be written.
         """
-        turn_id = await self.registry.add_turn(scope, turn)
+        turn_id = await self.registry.add_turn(scope, turn, turn_id)
         await self._drop_taken(turn.blocks)
         return turn_id
 

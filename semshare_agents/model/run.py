@@ -248,6 +248,11 @@ class RowRun(Run):
         self.length, self.exact = len(tokens), exact
 
     @property
+    def closed(self) -> bool:
+        """Whether its buffer is given back."""
+        return self._buffer is None
+
+    @property
     def tokens(self) -> Ints:
         """The tokens whose KV the buffer holds, shape `(length,)`."""
         return self._tokens[: self.length]

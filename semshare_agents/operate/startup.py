@@ -50,6 +50,7 @@ from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.pipeline import Decoding
 from semshare_agents.turn.planner import Planner
+from semshare_agents.turn.underway import Underway
 from semshare_agents.values import Reuse
 
 Progress = Callable[[str], None]
@@ -78,6 +79,7 @@ class Started:
         if self.repairer is not None:
             await self.repairer.settle()
         await self.monitor.settle()
+        await self.pipeline.underway.settle()
         await self.pipeline.memory.flush()
 
     async def aclose(self) -> None:
@@ -85,6 +87,7 @@ class Started:
         for work in (self.remeasurer, self.repairer, self.monitor):
             if work is not None:
                 await work.aclose()
+        await self.pipeline.underway.settle()
         await self.pipeline.memory.aclose()
         await threads.work(self.pipeline.engine.close)
         await threads.work(self.alive.close)
@@ -153,7 +156,7 @@ async def start(
             model=model,
             memory=memory,
             engine=engine,
-            runs=runs,
+            underway=Underway(memory, planner.worth_waiting),
             planner=planner,
             loader=loader,
             output=OutputControl(model.tokenizer, model.end_tokens, settings.control_tokens),

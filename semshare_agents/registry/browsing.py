@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, select
 
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
@@ -106,7 +106,7 @@ class Browsing(Part):
 
     async def sessions(self, tenant: str, limit: int = 50) -> list[dict[str, Any]]:
         """A tenant's sessions, the one used last first: name, when it was used, and its turns."""
-        count = select(func.count()).where(t.turns.c.session_id == t.sessions.c.id).scalar_subquery()
+        count = select(func.count()).where(t.turns.c.session_id == t.sessions.c.id, _finished()).scalar_subquery()
         query = (
             select(t.sessions.c.name, t.sessions.c.used_at, count.label("turns"))
             .join(t.tenants, t.tenants.c.id == t.sessions.c.tenant_id)
@@ -126,7 +126,7 @@ class Browsing(Part):
         mine = session_id(tenant, session).scalar_subquery()
         query = (
             select(t.turns.c.id, t.turns.c.messages, t.turns.c.answer)
-            .where(t.turns.c.session_id == mine)
+            .where(t.turns.c.session_id == mine, _finished())
             .order_by(t.turns.c.id.desc())
             .limit(1)
         )
@@ -183,7 +183,7 @@ class Browsing(Part):
             length was measured, they are of an earlier version, or encrypted with a key that is not given.
         """
         columns = (t.turns.c.id, t.turns.c.reuse_class, t.turns.c.report)
-        query = select(*columns).order_by(t.turns.c.id.desc()).limit(limit)
+        query = select(*columns).where(_finished()).order_by(t.turns.c.id.desc()).limit(limit)
         totals: dict[str, dict[str, float]] = {}
         async with self.database.reading() as c:
             for row in await c.execute(query):
@@ -215,15 +215,21 @@ def _turns() -> Select[Any]:
         .join(t.scopes, t.scopes.c.id == t.turns.c.scope_id)
         .join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
         .outerjoin(t.sessions, t.sessions.c.id == t.turns.c.session_id)
+        .where(_finished())
     )
+
+
+def _finished() -> ColumnElement[bool]:
+    return t.turns.c.reuse_class != t.UNFINISHED
 
 
 def _turns_by_class() -> Select[Any]:
     turns = t.turns.c
-    return select(
+    columns = (
         turns.reuse_class,
         func.count().label("turns"),
         func.sum(turns.prompt_tokens).label("prompt_tokens"),
         func.sum(turns.ttft_seconds).label("ttft_seconds"),
         func.sum(turns.predicted_cold_seconds).label("predicted_cold_seconds"),
-    ).group_by(turns.reuse_class)
+    )
+    return select(*columns).where(_finished()).group_by(turns.reuse_class)

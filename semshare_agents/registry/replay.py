@@ -37,9 +37,8 @@ class Replay(Part):
     async def past_turns(self) -> list[PastTurn]:
         """Every turn, oldest first."""
         turns = t.turns.c
-        query = select(
-            turns.id, turns.created_at, turns.scope_id, turns.session_id, turns.prompt_tokens, turns.tokens
-        ).order_by(turns.id)
+        query = select(turns.id, turns.created_at, turns.scope_id, turns.session_id, turns.prompt_tokens, turns.tokens)
+        query = query.where(turns.reuse_class != t.UNFINISHED).order_by(turns.id)
         async with self.database.reading() as c:
             rows = (await c.execute(query)).all()
         cipher = self.database.cipher

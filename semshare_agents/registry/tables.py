@@ -19,6 +19,9 @@ from sqlalchemy import (
 
 SCHEMA_VERSION = 5
 
+UNFINISHED = "unfinished"
+"""`reuse_class` of a turn that has no answer yet, or that broke off before it had one."""
+
 metadata = MetaData()
 
 # SQLite gives automatic row ids to INTEGER keys only.

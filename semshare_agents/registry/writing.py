@@ -61,6 +61,7 @@ class NewTurn:
         session: Session name; None for stateless calls.
         depth: Approximate turns between this one and a cold run.
         superseded: Turn whose tokens are a prefix of this one's; its signature is no longer needed.
+        unfinished: Whether it has no answer yet, and may never have: it is a donor as any, and in no list or history.
     """
 
     tokens: Ints
@@ -74,13 +75,19 @@ class NewTurn:
     session: str | None = None
     depth: int = 0
     superseded: int | None = None
+    unfinished: bool = False
 
 
 class Writing(Part):
     """The part of the registry that keeps, changes and drops turns and blocks."""
 
-    async def add_turn(self, scope: Scope, turn: NewTurn) -> int:
+    async def add_turn(self, scope: Scope, turn: NewTurn, turn_id: int | None = None) -> int:
         """Register a turn, its blocks and what it reused, in one transaction; new blocks are held by this process.
+
+        Args:
+            scope: Tenant and model.
+            turn: The turn.
+            turn_id: What it was registered as when it was unfinished; None for a new one.
 
         Returns:
             The turn's id.
@@ -92,23 +99,28 @@ class Writing(Part):
             if await forgotten_since(c, self.database.names, scope.tenant, turn.session, scope.forgets):
                 raise ForgottenError("its session or tenant was forgotten while it was under way")
             session = None if turn.session is None else await ensure_session(c, scope.tenant, turn.session)
-            turn_id = await self._insert_turn(c, scope, turn, session)
+            turn_id = await self._insert_turn(c, scope, turn, session, turn_id)
+            await c.execute(delete(t.turn_blocks).where(t.turn_blocks.c.turn_id == turn_id))
             await self._insert_blocks(c, scope, turn.blocks, turn_id)
             if turn.superseded is not None:
                 await c.execute(delete(t.bands).where(t.bands.c.turn_id == turn.superseded))
             if turn.bands:
                 rows = [{"scope_id": scope.id, "value": v, "turn_id": turn_id} for v in set(turn.bands)]
                 await c.execute(insert(t.bands), rows)
-            await self.database.log(c, t.events, _reuse_events(turn_id, turn.report))
+            if not turn.unfinished:
+                await self.database.log(c, t.events, _reuse_events(turn_id, turn.report))
         return turn_id
 
-    async def _insert_turn(self, c: AsyncConnection, scope: Scope, turn: NewTurn, session_id: int | None) -> int:
+    async def _insert_turn(
+        self, c: AsyncConnection, scope: Scope, turn: NewTurn, session_id: int | None, known: int | None
+    ) -> int:
+        """Insert a turn, or change the row that it has already; returns its id."""
         report = turn.report
         values: dict[str, Any] = {
             "scope_id": scope.id,
             "session_id": session_id,
             "created_at": time.time(),
-            "reuse_class": report.reuse_class,
+            "reuse_class": t.UNFINISHED if turn.unfinished else report.reuse_class,
             "prompt_tokens": turn.prompt_tokens,
             "stored_tokens": len(turn.tokens),
             "exact_tokens": turn.exact_tokens,
@@ -125,11 +137,16 @@ class Writing(Part):
         private = {name: values[name] for name in ("tokens", "messages", "answer", "report")}
         if self.database.cipher.active:
             values |= {"tokens": b"", "messages": "", "answer": "", "report": ""}
-        turn_id = int((await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one())
+        turn_id = None
+        if known is not None:
+            change = update(t.turns).where(t.turns.c.id == known).values(**values).returning(t.turns.c.id)
+            turn_id = (await c.execute(change)).scalar()
+        if turn_id is None:
+            turn_id = (await c.execute(insert(t.turns).values(**values).returning(t.turns.c.id))).scalar_one()
         if self.database.cipher.active:
             sealed = self.database.cipher.encrypted(private, turn_id)
             await c.execute(update(t.turns).where(t.turns.c.id == turn_id).values(**sealed))
-        return turn_id
+        return int(turn_id)
 
     async def _insert_blocks(self, c: AsyncConnection, scope: Scope, blocks: Sequence[NewBlock], turn_id: int) -> None:
         fresh = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +45,8 @@ from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
 from semshare_agents.turn.outcome import generation_of, report_of
 from semshare_agents.turn.planner import Planner
-from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled
+from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled, TurnUnderway
+from semshare_agents.turn.underway import Underway, leading
 from semshare_agents.values import (
     Alignment,
     Kind,
@@ -85,7 +86,7 @@ class Pipeline:
         model: The model.
         memory: Past turns.
         engine: The way onto the model.
-        runs: Makes runs.
+        underway: Turns that have no answer yet.
         planner: What is taken from past turns, and what is computed.
         loader: Brings stored KV to where a prompt needs it.
         output: Makes prompts, and holds answers to what is asked for.
@@ -96,12 +97,17 @@ class Pipeline:
     model: LoadedModel
     memory: Memory
     engine: Engine
-    runs: Runs
+    underway: Underway
     planner: Planner
     loader: Loader
     output: OutputControl
     decoding: Decoding
     followers: Followers
+
+    @property
+    def runs(self) -> Runs:
+        """Makes runs."""
+        return self.loader.runs
 
     # --- a turn's life
 
@@ -118,7 +124,7 @@ class Pipeline:
         prefilled = await self.prefill(request, clock)
         answer = Answer(sampled_tokens=self._sampled_tokens(prefilled))
         parted = self.output.calls(request.response, prefilled.prompt)
-        content, stored, turn_id = "", None, None
+        content, stored, turn_id, finished = "", None, None, False
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
                 async for text in texts:
@@ -138,8 +144,9 @@ class Pipeline:
             prefilled.begins()
             if prefilled.request.store:
                 turn_id = await self._commit(prefilled, answer, stored)
+            finished = True
         finally:
-            prefilled.run.close()
+            self.underway.leave(prefilled.run, prefilled.turn, finished)
             if stored is not None and turn_id is None:
                 await self.memory.discard(stored.blocks)
         calls = () if parted is None else parted.calls
@@ -166,13 +173,17 @@ class Pipeline:
             matched = await self._matched(asked, looked, clock)
             run = self.runs.new(len(matched.asked.prompt) + matched.asked.room_tokens)
             run.tenant = matched.request.tenant
+            # Nothing is awaited in between: of two equal prompts the second one finds the first.
+            turn = None if run.by_rows is None else self.underway.begin(matched, run.by_rows)
+            prefilled = None
             try:
                 filled = await self._filled(matched, run, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
-            except BaseException:
-                run.close()
-                raise
-        return Prefilled(filled, run, report, clock)
+                prefilled = Prefilled(filled, run, report, clock, turn)
+            finally:
+                if prefilled is None:
+                    self.underway.leave(run, turn, finished=False)
+        return prefilled
 
     async def _tokenised(self, request: Request, clock: Clock) -> Asked:
         with clock.stage("tokenise"):
@@ -202,13 +213,27 @@ class Pipeline:
             why = self._impossible(found.request, len(prompt) + asked.room_tokens)
             if why:
                 return replace(found, why_cold=why)
-            alignment = await matched(self.memory, self.planner, scope, found.request, prompt, clock)
-            return replace(found, alignment=alignment)
+            joined: list[TurnUnderway] = []
+            while True:
+                alignment = await matched(self.memory, self.planner, scope, found.request, prompt, clock)
+                found = replace(found, alignment=alignment)
+                other = self._worth_waiting(found, joined)
+                if other is None:
+                    return found
+                joined.append(other[0])
+                await self.underway.joined(*other)
         except RegistryError as e:
             # The memory may fail, an answer may not.
             log.warning("a turn runs cold: %s", e)
             why = self._impossible(found.request, len(prompt) + asked.room_tokens)
             return replace(found, why_cold=why or Reason(ReasonCode.MEMORY, f"the memory fails: {e}"))
+
+    def _worth_waiting(self, found: Matched, joined: Sequence[TurnUnderway]) -> tuple[TurnUnderway, int] | None:
+        """Another turn that computes how this prompt begins, and how much of it; None where there is none."""
+        if not found.request.reuse.allows(Reuse.EXACT):
+            return None
+        stored = leading(found.alignment.kind == Kind.EXACT)
+        return self.underway.ahead(found.scope, found.asked.prompt, stored, joined)
 
     def _impossible(self, request: Request, tokens: int) -> Reason | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
@@ -297,7 +322,7 @@ class Pipeline:
         if how.retention is None or rows is None or run is None:
             return
         prefilled.run = await self.engine.call(partial(retained, rows, run, how.retention, how.retention_int8), run)
-        run.close()
+        self.underway.leave(run, prefilled.turn, finished=True)
 
     # --- what a turn leaves behind
 
@@ -325,14 +350,16 @@ class Pipeline:
                 # Its KV is of weights or adapters that are no longer the scope's: the text alone is remembered.
                 await self.memory.discard(() if stored is None else stored.blocks)
                 stored = NO_BLOCKS
-            stored = stored or await self._put(prefilled)
-            try:
-                signer = await threads.work(self.planner.lexicon.signer, scope)
-                turn = await threads.work(new_turn, prefilled, answer.text, stored, signer)
-                turn_id = await self.memory.commit(scope, turn)
-            except BaseException:
-                await self.memory.discard(stored.blocks)
-                raise
+            # What others have found of it since it began becomes this turn.
+            async with prefilled.alone():
+                stored = stored or await self._put(prefilled)
+                try:
+                    signer = await threads.work(self.planner.lexicon.signer, scope)
+                    turn = await threads.work(new_turn, prefilled, answer.text, stored, signer)
+                    turn_id = await self.memory.commit(scope, turn, prefilled.registered_as)
+                except BaseException:
+                    await self.memory.discard(stored.blocks)
+                    raise
         except SemShareError as e:
             log.warning("a turn is not remembered: %s", e)
             return None

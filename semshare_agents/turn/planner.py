@@ -18,6 +18,9 @@ from semshare_agents.reuse.plan import PlanSettings, cold_plan, make_plan
 from semshare_agents.reuse.strategies import SelectionStrategy
 from semshare_agents.values import Alignment, Fidelity, Plan, Reason, Reuse
 
+JOINING_SECONDS = 0.05
+"""What it takes to have another turn's KV registered and to find it."""
+
 
 @dataclass(frozen=True)
 class Planner:
@@ -75,6 +78,16 @@ class Planner:
         plan = plan_within(request.fidelity, alignment, self.settings, plan_of)
         narrowed = model.support.reason if request.reuse.allows(Reuse.MOVED) else None
         return replace(plan, reason=plan.reason or alignment.refused or narrowed)
+
+    def worth_waiting(self, stored: int, ahead: int) -> bool:
+        """Whether to wait for another turn's prefix of `ahead` tokens where one of `stored` is found already.
+
+        The other turn has begun before, and both are computed on one model: what has to be gained is what it takes to
+        read its KV out and to look once more.
+        """
+        if self.cost is None:
+            return False
+        return self.cost.cold_seconds(ahead) - self.cost.cold_seconds(stored) > JOINING_SECONDS
 
     def cold(self, tokens: int, reason: Reason | None) -> Plan:
         """Everything is computed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from semshare_agents.model.generate import Sampler
-from semshare_agents.model.run import Run
+from semshare_agents.model.run import RowRun, Run
 from semshare_agents.request.request import Request
 from semshare_agents.store.loaded import Owner
 from semshare_agents.timing.clock import Clock
@@ -79,6 +81,31 @@ class Matched:
         return Owner(self.scope.tenant, (self.request.session or "") if self.request.store else "")
 
 
+@dataclass(eq=False)
+class TurnUnderway:
+    """A turn that has no answer yet.
+
+    Attributes:
+        matched: What is asked, and by whom.
+        run: Gets its KV.
+        exact_ahead: Length of the prefix whose KV will be exact once the prompt is computed.
+        published: Length of the prefix that others find in the registry.
+        turn_id: What it is registered as; None until it is.
+        over: Set once nothing more will be computed.
+        ended_at: When its run was closed, by a clock that never goes back; None before.
+        lock: Held while its KV is read out.
+    """
+
+    matched: Matched
+    run: RowRun
+    exact_ahead: int
+    published: int
+    turn_id: int | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    ended_at: float | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 @dataclass(frozen=True)
 class Filled:
     """A run's KV of the whole prompt.
@@ -105,12 +132,14 @@ class Prefilled:
         run: Holds the KV.
         report: What was reused.
         clock: Of the call.
+        turn: What others see of it before it has its answer; None where it is not to be remembered.
     """
 
     filled: Filled
     run: Run
     report: Report
     clock: Clock = field(default_factory=Clock)
+    turn: TurnUnderway | None = None
     begun: bool = False
 
     @property
@@ -152,6 +181,15 @@ class Prefilled:
     def logits(self) -> torch.Tensor:
         """The last row's, shape `(vocabulary,)`."""
         return self.filled.logits
+
+    @property
+    def registered_as(self) -> int | None:
+        """Its id, where others have found some of it already; else None."""
+        return None if self.turn is None else self.turn.turn_id
+
+    def alone(self) -> AbstractAsyncContextManager[Any]:
+        """Entered while its KV is read out and registered."""
+        return nullcontext() if self.turn is None else self.turn.lock
 
     def begins(self) -> None:
         """The answer's first piece is handed out now, or it ends without one: so long did the caller wait."""
