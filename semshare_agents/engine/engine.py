@@ -29,8 +29,9 @@ from semshare_agents.timing.delays import Timed, timed
 T = TypeVar("T")
 
 STEP_SECONDS = 0.25
-GATHER_SECONDS = 0.01
-"""How long a pass waits for the next tokens of answers whose last ones just came: they share it then."""
+GATHER_SECONDS = 0.004
+"""How long after a pass the next one waits for each of the answers that had a token in it: they share it then."""
+MOST_GATHER_SECONDS = 0.04
 RUNNING_SECONDS = 1.0
 """An answer counts as running for so long after its last token: its reader may have stopped reading."""
 
@@ -228,7 +229,8 @@ class Engine:
         """How long the next tokens of running answers may still be waited for, in seconds."""
         here = {work.step.run for work in steps if work.step is not None}
         late = [last for run, last in self._streams.items() if run not in here]
-        return max(late, default=0.0) + GATHER_SECONDS - time.monotonic()
+        patience = min(GATHER_SECONDS * len(self._streams), MOST_GATHER_SECONDS)
+        return max(late, default=0.0) + patience - time.monotonic()
 
     @staticmethod
     def _call(work: Work) -> None:
