@@ -6,7 +6,7 @@ PYTHONPATH=OTHER_CHECKOUT python benchmarks/sessions.py ...   # the same on anot
 - decode: tokens a second over all, of 1, 2, 4 and 8 sessions at about 1,000 tokens and of one at about 2,000, while all
   of them stream;
 - gap: the longest pause in a stream while another session prefills 6,000 tokens cold, beside that prefill;
-- together: tokens computed for six questions on one dossier of 3,000 tokens that arrive at once, over those of one prompt;
+- together: tokens computed for six questions on one dossier of 3,000 tokens at once, over those of one prompt;
 - retry: the prefill after a time-out at half of a cold one, over a cold one.
 """
 
@@ -18,6 +18,7 @@ import random
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from typing import Any
 
 from semshare_agents import SemShareLLM
@@ -29,7 +30,8 @@ THINGS = ("lamp", "ledger", "kettle", "compass", "violin", "ladder", "basket", "
 
 def text(tokens: int, seed: int) -> str:
     """Sentences of about so many tokens; no two seeds share a sentence's beginning."""
-    draw, parts, size = random.Random(seed), [f"Report {draw.getrandbits(60)}."], 0
+    draw = random.Random(seed)
+    parts, size = [f"Report {draw.getrandbits(60)}."], 0
     while size < tokens:
         parts.append(
             f"On day {draw.randrange(1, 999)} clerk {draw.randrange(99)} left the {draw.choice(THINGS)} at "
@@ -46,11 +48,7 @@ def asked(tokens: int, seed: int, question: str = "Tell at length, in many sente
 
 async def arrivals(llm: SemShareLLM, messages: Messages, tokens: int) -> list[float]:
     """When each piece of an answer came."""
-    times = []
-    async for piece in llm.stream(messages, max_new_tokens=tokens):
-        if piece.text:
-            times.append(time.perf_counter())
-    return times
+    return [time.perf_counter() async for piece in llm.stream(messages, max_new_tokens=tokens) if piece.text]
 
 
 async def decode(llm: SemShareLLM, seed: int) -> dict[str, float]:
@@ -87,7 +85,7 @@ async def gap(llm: SemShareLLM, seed: int) -> dict[str, float]:
     assert task is not None
     await task
     inside = [t for t in times if span[0] - 1 < t < span[1]]
-    pauses = [b - a for a, b in zip(inside, inside[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(inside)]
     return {"longest gap": max(pauses), "prefill": span[1] - span[0], "pieces": len(inside)}
 
 
