@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,16 +30,15 @@ from semshare_agents.model.tokenise import check_length, tokenise_text
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
-from semshare_agents.retain import Retention
 from semshare_agents.retain.run import retained
 from semshare_agents.reuse.certain import LATER_SPREADS
 from semshare_agents.reuse.plan import used_rows, without
-from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.timing.clock import Clock
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, new_turn
 from semshare_agents.turn.compute import Computing, settled
-from semshare_agents.turn.decode import Answer, Decoder
+from semshare_agents.turn.decode import Answer, Decoder, Decoding
+from semshare_agents.turn.drafting import Drafting
 from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
@@ -60,21 +59,6 @@ from semshare_agents.values.reason import REUSE_OFF
 log = logging.getLogger(__name__)
 
 CHANGED = Reason(ReasonCode.MODEL, "the model's weights or adapters changed while the prompt was computed")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are decoded.
-
-    Attributes:
-        repair: How much repair a step carries.
-        retention: What an answer is decoded on; None for all of its prompt's KV.
-        retention_int8: Hold that in 8 bits.
-    """
-
-    repair: RepairRate
-    retention: Retention | None = None
-    retention_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,24 +250,29 @@ class Pipeline:
             asked.room_tokens,
         )
         within = partial(prefilled.clock.stage, "first")
+        drafting = Drafting(self.decoding.drafts, prefilled, answer, self.model.end_tokens)
         while True:
             piece = await engine.call(partial(decoder.draw, logits), prefilled.run, within)
             # A piece is handed out before the next token's row is computed.
             if piece:
                 yield piece
             if answer.finish_reason:
+                prefilled.drafted(answer.drafted_tokens, answer.accepted_tokens)
                 return
-            step = self.next_step(prefilled.run, answer.tokens[-1])
-            logits = (await engine.compute(step, within)).result[-1]
-            logits = await settled(engine, prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
+            row = drafting.verified()
+            if row is None:
+                drafts = await drafting.proposed(self.decoding.beside(prefilled.run, self.planner.cost))
+                step = self.next_step(prefilled.run, answer.tokens[-1], drafts)
+                row = drafting.computed(step, await engine.compute(step, within))
+            logits = await settled(engine, prefilled.run, asked.sampler, row, LATER_SPREADS, within)
+            drafting.settled(logits is row)
 
-    def next_step(self, run: Run, token: int) -> Step:
-        """The step that computes a token's row, and what else a step carries."""
-        rows = run.by_rows
-        if rows is None:
+    def next_step(self, run: Run, token: int, drafts: Sequence[int] = ()) -> Step:
+        """The step that computes the rows of a token and of what is drafted after it, and what else a step carries."""
+        if run.by_rows is None:
             return run.next(token)
-        beside = self.decoding.repair.beside_a_step(rows.length, rows.exact, rows.semantic, self.planner.cost)
-        return run.next(token, beside)
+        beside = (1 + len(drafts)) * self.decoding.beside(run, self.planner.cost)
+        return run.by_rows.next(token, beside, drafts)
 
     async def _retain(self, prefilled: Prefilled) -> None:
         """Go on with the part of the KV that retention keeps; the rest is given back."""
@@ -332,6 +321,8 @@ class Pipeline:
             log.warning("a turn is not remembered: %s", e)
             return None
         self.memory.write_later(scope, stored.blocks, prefilled.owner, stored.replaced)
+        if self.decoding.drafts is not None:
+            self.decoding.drafts.past(scope)
         if self.followers.repairs is not None and stored.repairable:
             self.followers.repairs.add(scope, turn_id, session)
         if self.followers.monitor is not None and answer.logits:
