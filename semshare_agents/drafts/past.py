@@ -116,7 +116,7 @@ class PastText:
             view = self._newest_part(view, max(0, min(int(KEPT_SHARE * self._most), self._most - needed)))
         end = view.end + needed
         if end > len(view.text):
-            view = _grown(view, max(2 * len(view.text), end, FIRST_TOKENS))
+            view = _grown(view, min(max(2 * len(view.text), end, FIRST_TOKENS), DEPTH + self._most))
         view.text[view.end : end - 1], view.text[end - 1] = tokens, NOTHING
         # What a look-up under way sees of the same arrays ends before this.
         view.keys[view.end + LEAST_MATCH : end] = _keys(tokens)

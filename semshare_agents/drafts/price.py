@@ -18,6 +18,9 @@ KEPT_STEPS = 9
 PROBE_STEPS = 64
 """A size that was not seen for so many steps is in question: one step finds out."""
 
+DOUBLING = 1.25
+"""Twice the rows are supposed to cost no more than so many times as much before it is seen: trying costs one step."""
+
 
 class StepPrice:
     """Predicts and learns what steps take. All methods belong on the event loop's thread.
@@ -41,11 +44,13 @@ class StepPrice:
             rows: Its rows.
             tokens: Tokens before it.
         """
-        if _size(rows) in self._seen and not self.doubtful(rows):
-            return median(self._seen[_size(rows)]) * self._predicted(1, tokens)
-        # Not tried yet: as predicted, at the level of the steps that were seen.
-        level = median(self._seen[0]) if 0 in self._seen else 1.0
-        return level * self._predicted(rows, tokens)
+        size = _size(rows)
+        if size in self._seen and not self.doubtful(rows):
+            return median(self._seen[size]) * self._predicted(1, tokens)
+        if not size:
+            return self._predicted(1, tokens)
+        one, fewer = self.seconds(1, tokens), self.seconds(2 ** (size - 1), tokens)
+        return min(one * self._predicted(rows, tokens) / self._predicted(1, tokens), DOUBLING * fewer)
 
     def saw(self, rows: int, tokens: int, seconds: float) -> None:
         """Learn from a step; arguments as in `seconds`, and what it took."""

@@ -76,11 +76,13 @@ class Started:
     alive: IO[bytes]
 
     async def settle(self) -> None:
-        """Wait until nothing is left to repair, to measure and to write."""
+        """Wait until nothing is left to repair, to measure, to write and to read again."""
         if self.repairer is not None:
             await self.repairer.settle()
         await self.monitor.settle()
         await self.pipeline.memory.flush()
+        if self.pipeline.decoding.drafts is not None:
+            await self.pipeline.decoding.drafts.settle()
 
     async def aclose(self) -> None:
         """End what is done in idle time, finish writing, then close everything."""
