@@ -85,7 +85,8 @@ class Grammatical:
 
     def possible(self, tokens: Sequence[int]) -> int:
         """See `Constraint.possible`."""
-        return int(self._matcher.validate_tokens(list(tokens)))
+        # A token beyond the tokenizer's, which a padded vocabulary may have drawn, leaves the matcher in error.
+        return int(self._matcher.deep_copy().validate_tokens(list(tokens)))
 
     def began(self, tokens: Sequence[int]) -> bool:
         """Whether the grammar allows a beginning, by which it then goes on."""
