@@ -56,10 +56,12 @@ class Drafts:
         if scope.forgets > self._forgets:
             self._forgets = scope.forgets
             self._drop(list(self._texts))
+        if not scope.id:
+            return PastText()  # a tenant of whom nothing is stored
         key = scope.tenant, scope.fingerprint, scope.id
         text = self._texts.setdefault(key, PastText())
         self._texts.move_to_end(key)
-        if scope.id and text not in self._reading:
+        if text not in self._reading:
             self._reading[text] = asyncio.create_task(self._read(scope, text))
             self._reading[text].add_done_callback(lambda _: self._reading.pop(text))
         return text

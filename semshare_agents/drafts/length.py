@@ -9,7 +9,7 @@ LEAST_GAIN = 1.05
 FORGETTING = 0.9
 """What one trial counts after the next one of its kind."""
 PRIOR_TRIALS = 3.0
-PRIORS = (0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
+PRIORS = (0.05, 0.15, 0.35, 0.6, 0.8, 0.9)
 """Acceptance supposed before anything is seen, by the size of the match: 1, 2, 3 to 4, 5 to 8, 9 to 16, more."""
 
 

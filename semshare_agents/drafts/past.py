@@ -21,6 +21,8 @@ KEPT_SHARE = 0.75
 BLOCK_TOKENS = 64
 """Sequences that begin alike are kept once, up to a whole block of this size."""
 FIRST_TOKENS = 4096
+EMPTY_BYTES = 1024
+"""What a text without tokens takes."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class PastText:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
-        return self._view.text.nbytes + self._view.keys.nbytes
+        """Bytes that it holds, about."""
+        return self._view.text.nbytes + self._view.keys.nbytes + EMPTY_BYTES
 
     def __len__(self) -> int:
         return self._view.end - DEPTH

