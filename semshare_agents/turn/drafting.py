@@ -14,9 +14,11 @@ import torch
 from semshare_agents.concurrency import threads
 from semshare_agents.drafts import Drafts, LiveText, Match
 from semshare_agents.drafts.length import Acceptance, draft_length
+from semshare_agents.errors import SemShareError
 from semshare_agents.model.run import DEFERRED_STEP_ROWS, Step
+from semshare_agents.reuse.certain import uncertain
 from semshare_agents.timing.delays import Timed
-from semshare_agents.turn.decode import Answer
+from semshare_agents.turn.decode import Answer, Decoder
 from semshare_agents.turn.state import NOWHERE, Prefilled
 
 MOST_DRAFTED = 31
@@ -24,19 +26,23 @@ MOST_DRAFTED = 31
 
 
 class Drafting:
-    """Proposes and verifies. All methods belong on the event loop's thread.
+    """Proposes and verifies; `draw` belongs on the engine's thread, all else on the event loop's.
 
     Args:
         drafts: Where drafts come from; None for no drafts.
         prefilled: The turn.
         answer: What grows.
         end_tokens: What ends it; nothing is computed after these.
+
+    Attributes:
+        row: What the next token is drawn from, `(vocabulary,)`, where it is computed already; else None.
     """
 
     def __init__(self, drafts: Drafts | None, prefilled: Prefilled, answer: Answer, end_tokens: Collection[int]):
         self._drafts = drafts if prefilled.run.by_rows is not None else None
         self._prefilled = prefilled
         self._answer = answer
+        self.row: torch.Tensor | None = None
         self._end_tokens = end_tokens
         self._acceptance = Acceptance()
         self._read = 0
@@ -45,14 +51,40 @@ class Drafting:
         self._drafted: Sequence[int] = ()
         """Of the last step, what is not verified yet."""
         self._logits: torch.Tensor | None = None
+        self._failed: SemShareError | None = None
         self._verified = 0
         """How many of the last step's drafted tokens were drawn."""
         if self._drafts is not None:
             self._live = LiveText(prefilled.prompt, prefilled.asked.room_tokens)
             self._past = None if prefilled.scope is NOWHERE else self._drafts.past(prefilled.scope)
 
-    def verified(self) -> torch.Tensor | None:
-        """What the next token is drawn from, `(vocabulary,)`, where the last one was drafted; else a step is needed."""
+    def draw(self, decoder: Decoder, logits: torch.Tensor, spreads: float) -> list[str]:
+        """Draw a token, and those after it whose rows were drafted right; returns text that became certain with each.
+
+        Args:
+            decoder: Lets the answer grow.
+            logits: What the first is drawn from, shape `(vocabulary,)`.
+            spreads: From which lead on, in the run's spreads, later ones are taken as they are.
+
+        Raises:
+            InvalidSchemaError: the answer cannot be held to its constraint.
+        """
+        if self._failed is not None:
+            raise self._failed
+        pieces, sampler = [decoder.draw(logits)], self._prefilled.asked.sampler
+        self.row = self._verified_row()
+        try:
+            while self.row is not None and not uncertain(self._prefilled.run, sampler, self.row, spreads):
+                pieces.append(decoder.draw(self.row))
+                self.row = self._verified_row()
+        except SemShareError as e:
+            self._failed = e  # what was drawn before is handed out before
+        return pieces
+
+    def _verified_row(self) -> torch.Tensor | None:
+        """The row after the token drawn last, where it was drafted and the answer goes on."""
+        if self._answer.finish_reason:
+            return None
         token, match, at = self._answer.tokens[-1], self._match, self._verified
         if match is not None and at < len(match.tokens):
             self._acceptance.saw(match.length + at, bool(match.tokens[at] == token))

@@ -252,14 +252,14 @@ class Pipeline:
         within = partial(prefilled.clock.stage, "first")
         drafting = Drafting(self.decoding.drafts, prefilled, answer, self.model.end_tokens)
         while True:
-            piece = await engine.call(partial(decoder.draw, logits), prefilled.run, within)
-            # A piece is handed out before the next token's row is computed.
-            if piece:
+            draw = partial(drafting.draw, decoder, logits, LATER_SPREADS)
+            # Pieces are handed out before the next token's row is computed.
+            for piece in filter(None, await engine.call(draw, prefilled.run, within)):
                 yield piece
             if answer.finish_reason:
                 prefilled.drafted(answer.drafted_tokens, answer.accepted_tokens)
                 return
-            row = drafting.verified()
+            row = drafting.row
             if row is None:
                 drafts = await drafting.proposed(self.decoding.beside(prefilled.run, self.planner.cost))
                 step = self.next_step(prefilled.run, answer.tokens[-1], drafts)

@@ -12,8 +12,9 @@ import pytest
 
 from semshare_agents.drafts import Match
 from semshare_agents.drafts.price import StepPrice
-from semshare_agents.errors import ConfigurationError
+from semshare_agents.errors import ConfigurationError, InvalidSchemaError
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.generate import Sampler
 from semshare_agents.model.run import RowRun
 from semshare_agents.turn import compute, drafting, pipeline
 from semshare_agents.turn.drafting import Drafting
@@ -189,6 +190,37 @@ async def test_held_answers_keep_to_their_schema(both: Any, monkeypatch: pytest.
             found = await drafts.generate(messages, response_schema=schema)
         assert found.tokens == expected.tokens
         assert found.report.accepted_tokens > 0
+
+
+async def test_an_answer_that_fails_within_a_draft_hands_out_what_came_before(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts, none = await both(max_new_tokens=ROOM)
+    messages = chats(1)[0]
+    whole = await none.generate(messages, store=False)
+    Guesses(monkeypatch, whole.tokens, 0.0)
+    drawn, allowed = 0, Sampler.next
+
+    def failing(sampler: Sampler, logits: Any) -> int:
+        nonlocal drawn
+        drawn += 1
+        if drawn > 9:
+            raise InvalidSchemaError("it cannot go on")
+        return allowed(sampler, logits)
+
+    monkeypatch.setattr(Sampler, "next", failing)
+    for llm in (none, drafts):
+        drawn = 0
+        told: list[str] = []
+        with pytest.raises(InvalidSchemaError):
+            await heard(llm, messages, told)
+        assert "".join(told) == whole.text[:9]
+
+
+async def heard(llm: SemShareLLM, messages: Messages, told: list[str]) -> None:
+    async with aclosing(llm.stream(messages)) as stream:
+        async for piece in stream:
+            told.append(piece.text)
 
 
 async def test_what_is_stored_is_a_cold_run(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
