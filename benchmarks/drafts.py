@@ -178,12 +178,11 @@ def summed(kind: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     tokens, accepted = (sum(row[name] for row in rows) for name in ("tokens", "accepted"))
     return {
         "kind": kind,
-        "answers": str(len(rows)),
-        "tokens": str(tokens),
-        "tokens/s without": f"{without:.1f}",
-        "with": f"{with_drafts:.1f}",
-        "times as fast": f"{median(gains):.2f}",
-        "from": f"{min(gains):.2f} to {max(gains):.2f}",
+        "tokens": f"{tokens} of {len(rows)}",
+        "a second": f"{without:.1f}",
+        "drafting": f"{with_drafts:.1f}",
+        "gain": f"{median(gains):.2f}",
+        "each": f"{min(gains):.2f}-{max(gains):.2f}",
         "accepted": f"{accepted / tokens:.0%}",
         "drafted": str(sum(row["drafted"] for row in rows)),
     }

@@ -220,7 +220,7 @@ async def test_an_answer_that_fails_within_a_draft_hands_out_what_came_before(
 async def heard(llm: SemShareLLM, messages: Messages, told: list[str]) -> None:
     async with aclosing(llm.stream(messages)) as stream:
         async for piece in stream:
-            told.append(piece.text)
+            told += [piece.text]
 
 
 async def test_what_is_stored_is_a_cold_run(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
