@@ -102,10 +102,9 @@ class PastText:
 
     def _known_tokens(self, tokens: Ints) -> int:
         """How many of the first tokens begin another turn too; those of this one are known from now on."""
-        chain, known, new = 0, 0, False
+        raw, chain, known, new = tokens.astype("<i4").tobytes(), 0, 0, False
         for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            block = tokens[start : start + BLOCK_TOKENS].astype("<i4").tobytes()
-            chain = xxhash.xxh3_64_intdigest(block, seed=chain)
+            chain = xxhash.xxh3_64_intdigest(raw[4 * start : 4 * (start + BLOCK_TOKENS)], seed=chain)
             new = new or chain not in self._known
             if not new:
                 known = start + BLOCK_TOKENS
