@@ -7,6 +7,8 @@ much: that is up to the machine's kernels, and no line through two measured pass
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -51,6 +53,11 @@ class StepPrice:
             return self._predicted(1, tokens)
         one, fewer = self.seconds(1, tokens), self.seconds(2 ** (size - 1), tokens)
         return min(one * self._predicted(rows, tokens) / self._predicted(1, tokens), DOUBLING * fewer)
+
+    def after(self, tokens: int) -> Callable[[int], float]:
+        """`seconds` by rows after so many tokens, of every size alike; each size is looked at once."""
+        of_size = cache(lambda size: self.seconds(2**size, tokens))
+        return lambda rows: of_size(_size(rows))
 
     def saw(self, rows: int, tokens: int, seconds: float) -> None:
         """Learn from a step; arguments as in `seconds`, and what it took."""

@@ -155,8 +155,8 @@ class Drafting:
 
     def _length(self, match: Match, most: int, repair_rows: int) -> int:
         assert self._drafts is not None
-        price, tokens = self._drafts.price, self._prefilled.run.length
-        rows = 1 + repair_rows
+        price, rows = self._drafts.price, 1 + repair_rows
         if price.doubtful(rows):
-            return 0
-        return draft_length(match.length, most, self._acceptance, lambda n: price.seconds((1 + n) * rows, tokens))
+            return 0  # what drafts are worth is not known without it
+        seconds = price.after(self._prefilled.run.length)
+        return draft_length(match.length, most, self._acceptance, lambda drafted: seconds((1 + drafted) * rows))

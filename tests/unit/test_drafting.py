@@ -324,7 +324,7 @@ def test_a_price_is_what_was_seen() -> None:
         price.saw(1, 100, seconds)
         price.saw(8, 100, 2 * seconds)
     assert price.seconds(1, 100) == pytest.approx(0.05)
-    assert price.seconds(5, 100) == price.seconds(8, 100) == pytest.approx(0.1)
+    assert price.seconds(5, 100) == price.seconds(8, 100) == price.after(100)(6) == pytest.approx(0.1)
 
 
 def test_what_was_not_tried_seems_worth_a_try() -> None:
