@@ -3,7 +3,8 @@
 Every answer is decoded twice on one adapter, without and with drafts in turn, from the first piece to the last; only
 the second is remembered. Answers of the first three kinds are scripted: whatever the model would say, the script's
 tokens are drawn, so that drafts meet what an agent's trace repeats and not what a small model makes of it. Those of
-the other two are the model's own.
+the other two are the model's own. `gain` is by the clock; `busy`, with its range, by what processors worked, which
+other work on the machine disturbs less.
 
     calls     an agent's tool calls, each with names, places and days of its own
     repeated  the calls and answers of a chat, again in another session that begins with another time
@@ -132,22 +133,22 @@ def _quoted(text: str, seed: int) -> str:
     return f"The notes say: {''.join(said[at : at + 2]).strip()}"
 
 
-async def decoded(pipeline: Pipeline, what: Asked, tokens: int, store: bool) -> tuple[Generation, float]:
-    """An answer, and seconds between its first and last piece."""
+async def decoded(pipeline: Pipeline, what: Asked, tokens: int, store: bool) -> tuple[Generation, float, float]:
+    """An answer, and the seconds between its first and last piece: those of a clock, and those of processors."""
     sampling = replace(what.sampling, max_new_tokens=tokens)
     request = Request(what.messages, "default", Reuse.MOVED, sampling, store=store)
     if what.answer is not None:
         said = pipeline.model.tokenizer.encode(what.answer, add_special_tokens=False)
         script = Script(pipeline.output, [*said, min(pipeline.model.end_tokens)])
         pipeline = replace(pipeline, output=script)
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
     async with aclosing(pipeline.stream(request, Clock())) as pieces:
         async for piece in pieces:
             if piece.generation is None:
-                times.append(time.perf_counter())
+                times.append((time.perf_counter(), time.process_time()))
             else:
                 generation = piece.generation
-    return generation, times[-1] - times[0]
+    return generation, times[-1][0] - times[0][0], times[-1][1] - times[0][1]
 
 
 async def measure(llm: SemShareLLM, kind: str, answers: int, tokens: int) -> list[dict[str, Any]]:
@@ -159,21 +160,22 @@ async def measure(llm: SemShareLLM, kind: str, answers: int, tokens: int) -> lis
         if not measured:
             await decoded(drafting, what, tokens, store=True)
             continue
-        without, before = await decoded(plain, what, tokens, store=False)
-        found, after = await decoded(drafting, what, tokens, store=True)
+        without, before, busy_before = await decoded(plain, what, tokens, store=False)
+        found, after, busy_after = await decoded(drafting, what, tokens, store=True)
         await llm.settle()
         assert found.tokens == without.tokens, "drafts changed an answer"
         if len(found.tokens) < 8:
             continue  # too short to be timed
-        report, steps = found.report, len(found.tokens) - 1
-        counts = {"drafted": report.drafted_tokens, "accepted": report.accepted_tokens}
-        rows.append({"kind": kind, "tokens": steps, "without_s": before, "with_s": after, **counts})
+        counts = {"drafted": found.report.drafted_tokens, "accepted": found.report.accepted_tokens}
+        seconds = {"without_s": before, "with_s": after, "without_busy_s": busy_before, "with_busy_s": busy_after}
+        rows.append({"kind": kind, "tokens": len(found.tokens) - 1, **seconds, **counts})
     return rows
 
 
 def summed(kind: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """A line of the table."""
     gains = [row["without_s"] / row["with_s"] for row in rows]
+    busy = [row["without_busy_s"] / row["with_busy_s"] for row in rows]
     without, with_drafts = (median(row["tokens"] / row[side] for row in rows) for side in ("without_s", "with_s"))
     tokens, accepted = (sum(row[name] for row in rows) for name in ("tokens", "accepted"))
     return {
@@ -182,7 +184,7 @@ def summed(kind: str, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         "a second": f"{without:.1f}",
         "drafting": f"{with_drafts:.1f}",
         "gain": f"{median(gains):.2f}",
-        "each": f"{min(gains):.2f}-{max(gains):.2f}",
+        "busy": f"{median(busy):.2f} ({min(busy):.2f}-{max(busy):.2f})",
         "accepted": f"{accepted / tokens:.0%}",
         "drafted": str(sum(row["drafted"] for row in rows)),
     }
