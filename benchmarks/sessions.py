@@ -125,7 +125,10 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        settings: dict[str, Any] = {"database_url": f"sqlite+aiosqlite:///{scratch}/memory.db", "store_dir": f"{scratch}/kv"}
+        settings: dict[str, Any] = {
+            "database_url": f"sqlite+aiosqlite:///{scratch}/memory.db",
+            "store_dir": f"{scratch}/kv",
+        }
         if given.home:
             settings["home"] = given.home
         async with SemShareLLM.open(repair_idle=False, **settings) as llm:

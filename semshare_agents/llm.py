@@ -227,6 +227,8 @@ class SemShareLLM:
         for idle in (work.repairer, work.monitor):
             if idle is not None and not dry_run:
                 idle.give_up(found.turn_ids)
+        if work.pipeline.decoding.drafts is not None and not dry_run:
+            work.pipeline.decoding.drafts.forget(whose)
         return found
 
     async def pin(

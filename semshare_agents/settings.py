@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     repair_slowdown_semantic: float = Field(2.0, ge=0.0, description="the same for turns with semantic reuse")
     repair_rows: int | None = Field(None, ge=0, description="rows repaired with each step; default: by the slowdown")
     repair_idle: bool = Field(True, description="compute approximate turns exactly while nobody waits for the model")
+    drafts: bool = Field(
+        True,
+        description="draft what answers may go on with from the conversation and the tenant's past turns; the answers "
+        "stay the same",
+    )
     measure_idle: bool = Field(
         True,
         description="measure speeds again in idle time where a busy machine or turns put them in question",

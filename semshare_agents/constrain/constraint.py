@@ -51,6 +51,10 @@ class Constraint(Protocol):
         """
         ...
 
+    def possible(self, tokens: Sequence[int]) -> int:
+        """How many of the first of these tokens may follow one another from here, as far as that is known."""
+        ...
+
 
 class Grammatical:
     """Holds an answer to a grammar from here on; see `Constraint`.
@@ -78,6 +82,11 @@ class Grammatical:
         """See `Constraint.accept`."""
         self._matcher.consume_token(token)
         self._check()
+
+    def possible(self, tokens: Sequence[int]) -> int:
+        """See `Constraint.possible`."""
+        # A token beyond the tokenizer's, which a padded vocabulary may have drawn, leaves the matcher in error.
+        return int(self._matcher.deep_copy().validate_tokens(list(tokens)))
 
     def began(self, tokens: Sequence[int]) -> bool:
         """Whether the grammar allows a beginning, by which it then goes on."""

@@ -85,6 +85,10 @@ class UntilCalled:
                 self._free.ended()
                 _, called = self._free.push(rest)
 
+    def possible(self, tokens: Sequence[int]) -> int:
+        """See `Constraint.possible`: in free text, all."""
+        return len(tokens) if self._held is None else self._held.possible(tokens)
+
     def _holding(self, rest: str) -> Grammatical | None:
         begun = self._encode(rest) if rest else ()
         for made in self._grammars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from transformers import (
@@ -86,6 +87,10 @@ class Sampler:
         scores = self._processors(self._seen, self._allowed(logits)[None].float())
         first, second = scores[0].topk(2).values.tolist()
         return math.inf if second == -math.inf else float(first - second)
+
+    def possible(self, tokens: Sequence[int]) -> int:
+        """How many of the first of these tokens could be drawn one after another, by the constraint."""
+        return len(tokens) if self._constraint is None else self._constraint.possible(tokens)
 
     def _allowed(self, logits: torch.Tensor) -> torch.Tensor:
         if self._frequency_penalty and self._answered:

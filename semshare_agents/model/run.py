@@ -96,13 +96,12 @@ class Run(ABC):
         """The step that computes all of a prompt, shape `(tokens,)`."""
         return Step(self, prompt, np.arange(len(prompt)), len(prompt), len(prompt))
 
-    def next(self, token: int, repair_rows: int = 0, deferred_rows: int = DEFERRED_STEP_ROWS) -> Step:
+    def next(self, token: int, repair_rows: int = 0) -> Step:
         """The step that appends a token.
 
         Args:
             token: The token.
             repair_rows: Most rows behind the exact frontier that it computes besides.
-            deferred_rows: Most deferred rows that it computes besides.
         """
         return Step(self, np.asarray([token]), np.asarray([self.length]), self.length + 1, self.exact)
 
@@ -187,24 +186,40 @@ class RowRun(Run):
         """See `Run.whole`."""
         return self.part(prompt, np.arange(len(prompt)), len(prompt))
 
-    def next(self, token: int, repair_rows: int = 0, deferred_rows: int = DEFERRED_STEP_ROWS) -> Step:
+    def next(
+        self,
+        token: int,
+        repair_rows: int = 0,
+        drafts: Sequence[int] = (),
+        deferred_rows: int = DEFERRED_STEP_ROWS,
+    ) -> Step:
         """The step that appends a token and, in the same pass, computes rows again: deferred ones, or some to repair.
 
         In ascending order each row behind the frontier sees exact rows only, so the frontier moves on with it. Deferred
-        rows go first.
+        rows go first. Drafted tokens' rows come last, each with its logits; they lie beyond the run's length until they
+        are accepted, and are overwritten by later steps where they are not.
 
         Args:
             token: The token.
             repair_rows: Most rows behind the frontier computed besides the token's own; a hurried run takes more.
+            drafts: What may well follow the token.
             deferred_rows: Most deferred rows computed besides, and of a hurried run rows behind the frontier.
         """
-        self._tokens[self.length] = token
+        end = self.length + 1 + len(drafts)
+        self._tokens[self.length : end] = (token, *drafts)
         deferred = self.deferred[:deferred_rows]
         most = 0 if len(deferred) else deferred_rows if self.hurried else repair_rows
         reached = min(self.exact + most, self.length)
-        rows = np.concatenate((deferred, np.arange(self.exact, reached), [self.length]))
+        rows = np.concatenate((deferred, np.arange(self.exact, reached), np.arange(self.length, end)))
         exact = reached if reached < self.length else self.length + 1
-        return Step(self, self._tokens[rows], rows, self.length + 1, exact, deferred=len(deferred))
+        logits = 1 + len(drafts)
+        return Step(self, self._tokens[rows], rows, self.length + 1, exact, logits, deferred=len(deferred))
+
+    def accept(self) -> None:
+        """Take the row after the last one as the run's own: its token was drafted in the last step, and drawn since."""
+        if self.exact == self.length:
+            self.exact += 1
+        self.length += 1
 
     def again(self, most_rows: int) -> Step:
         """The step that computes the next rows behind the exact frontier again, at least one."""

@@ -38,6 +38,10 @@ class Metrics:
             "semshare_prompt_tokens", "Prompt tokens by where their KV came from.", ["kind"], registry=registry
         )
         self._answered = Counter("semshare_completion_tokens", "Tokens generated.", registry=registry)
+        self._drafted = Counter("semshare_drafted_tokens", "Tokens drafted from earlier text.", registry=registry)
+        self._accepted = Counter(
+            "semshare_accepted_tokens", "Drafted tokens that came out the same.", registry=registry
+        )
         self._ttft = Histogram(
             "semshare_ttft_seconds", "From the call to the first piece.", ["class"], buckets=SECONDS, registry=registry
         )
@@ -91,6 +95,8 @@ class Metrics:
         for kind, count in report.tokens.items():
             self._tokens.labels(kind).inc(count)
         self._answered.inc(seen.generation.usage.completion_tokens)
+        self._drafted.inc(report.drafted_tokens)
+        self._accepted.inc(report.accepted_tokens)
         self._ttft.labels(report.reuse_class).observe(report.ttft_seconds)
         self._cold.labels(report.reuse_class).inc(report.predicted_cold_seconds)
         if report.saved is None:

@@ -75,6 +75,8 @@ class TurnLog:
             "predicted_cold_seconds": round(report.predicted_cold_seconds, 4),
             "seconds": round(seen.ended - seen.began, 4),
             "misses": report.misses,
+            "drafted_tokens": report.drafted_tokens,
+            "accepted_tokens": report.accepted_tokens,
             "reason": report.reason,
             "reason_codes": [str(code) for code in report.reason_codes],
         }

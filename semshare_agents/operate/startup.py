@@ -18,6 +18,8 @@ from semshare_agents.background.drift import DriftMonitor, MonitorSettings
 from semshare_agents.background.repair import Repairer
 from semshare_agents.background.speeds import Remeasurer
 from semshare_agents.concurrency import threads
+from semshare_agents.drafts import Drafts
+from semshare_agents.drafts.price import StepPrice
 from semshare_agents.engine import Engine
 from semshare_agents.errors import StoreNotWritableError
 from semshare_agents.evict import EvictionPolicy, PolicyOptions, make_policy
@@ -46,9 +48,9 @@ from semshare_agents.settings import Settings
 from semshare_agents.store import BlockStore, DeviceStore, DiskStore, MemoryStore, Tier, Tiers
 from semshare_agents.store.holds import Leases, Limits
 from semshare_agents.turn import Pipeline
+from semshare_agents.turn.decode import Decoding
 from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
-from semshare_agents.turn.pipeline import Decoding
 from semshare_agents.turn.planner import Planner
 from semshare_agents.turn.underway import Underway
 from semshare_agents.values import Reuse
@@ -75,16 +77,18 @@ class Started:
     alive: IO[bytes]
 
     async def settle(self) -> None:
-        """Wait until nothing is left to repair, to measure and to write."""
+        """Wait until nothing is left to repair, to measure, to write and to read again."""
         if self.repairer is not None:
             await self.repairer.settle()
         await self.monitor.settle()
         await self.pipeline.underway.settle()
         await self.pipeline.memory.flush()
+        if self.pipeline.decoding.drafts is not None:
+            await self.pipeline.decoding.drafts.settle()
 
     async def aclose(self) -> None:
         """End what is done in idle time, finish writing, then close everything."""
-        for work in (self.remeasurer, self.repairer, self.monitor):
+        for work in (self.remeasurer, self.repairer, self.monitor, self.pipeline.decoding.drafts):
             if work is not None:
                 await work.aclose()
         await self.pipeline.underway.settle()
@@ -160,7 +164,7 @@ async def start(
             planner=planner,
             loader=loader,
             output=OutputControl(model.tokenizer, model.end_tokens, settings.control_tokens),
-            decoding=decoding(settings),
+            decoding=decoding(settings, registry, cost),
             followers=Followers(monitor, repairer, observers),
         )
         undo.pop_all()
@@ -221,12 +225,15 @@ def plan_settings(settings: Settings) -> PlanSettings:
     )
 
 
-def decoding(settings: Settings) -> Decoding:
+def decoding(settings: Settings, registry: Registry, cost: CostModel | None) -> Decoding:
     """How answers are decoded."""
+    whole = settings.retention == "off"
     return Decoding(
         RepairRate(settings.repair_rows, settings.repair_slowdown, settings.repair_slowdown_semantic),
-        None if settings.retention == "off" else Retention(settings.retention, settings.retention_share),
+        None if whole else Retention(settings.retention, settings.retention_share),
         settings.retention_int8,
+        # Rows of rejected tokens are overwritten, which a part of the KV does not allow.
+        Drafts(registry, StepPrice(cost)) if settings.drafts and whole else None,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Label, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Label, and_, func, select
 
 from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 HITS_PER_CONTENT = 4
 BRANCH_CANDIDATES = 16
 TURNS_PER_BAND = 512
+TURNS_READ = 1024
+"""Most turns whose tokens are read at once."""
 
 
 class Finding(Part):
@@ -96,6 +98,32 @@ class Finding(Part):
         cipher = self.database.cipher
         rows = await self.database.looking(lambda c: {row.id: opened_tokens(cipher, row) for row in c.execute(query)})
         return {i: rows[i] for i in turn_ids if i in rows and len(rows[i])}
+
+    async def newer_tokens(self, scope: Scope, after: int, most_tokens: int) -> list[tuple[int, Ints]]:
+        """A scope's own turns after one, not those of its pool, with their tokens, oldest first.
+
+        Args:
+            scope: Tenant and model.
+            after: A turn; 0 for all.
+            most_tokens: The newest turns count until they have so many tokens; the newest one in any case.
+        """
+        turns = t.turns.c
+        # A scope that was forgotten may have left its id to another tenant's.
+        mine = select(t.scopes.c.id).join(t.tenants, t.tenants.c.id == t.scopes.c.tenant_id)
+        mine = mine.where(
+            t.scopes.c.id == scope.id, t.scopes.c.fingerprint == scope.fingerprint, t.tenants.c.name == scope.tenant
+        )
+        newer = and_(turns.scope_id == mine.scalar_subquery(), turns.id > after)
+        lengths = select(turns.id, turns.stored_tokens).where(newer).order_by(turns.id.desc()).limit(TURNS_READ)
+
+        def look(c: Connection) -> list[tuple[int, Ints]]:
+            rows = c.execute(lengths).all()
+            before = np.cumsum([0, *(row.stored_tokens for row in rows)])[:-1]
+            first = min((row.id for row, n in zip(rows, before, strict=True) if n < most_tokens), default=0)
+            query = select(turns.id, turns.tokens).where(newer, turns.id >= first).order_by(turns.id)
+            return [(row.id, opened_tokens(self.database.cipher, row)) for row in c.execute(query)] if rows else []
+
+        return await self.database.looking(look)
 
     async def donors(self, scope: Scope, turn_ids: Sequence[int]) -> list[Donor]:
         """Turns as donors, in the order asked for; turns without any visible block are left out."""

@@ -7,8 +7,40 @@ from dataclasses import dataclass, field
 
 import torch
 
+from semshare_agents.drafts import Drafts
 from semshare_agents.model.generate import Sampler
+from semshare_agents.model.run import Run
 from semshare_agents.model.text import TextStream
+from semshare_agents.retain import Retention
+from semshare_agents.reuse.cost import CostModel
+from semshare_agents.reuse.rate import RepairRate
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
+
+    Attributes:
+        repair: How much repair a step carries.
+        retention: What an answer is decoded on; None for all of its prompt's KV.
+        retention_int8: Hold that in 8 bits.
+        drafts: Where drafts of what follows come from; None for no drafts.
+    """
+
+    repair: RepairRate
+    retention: Retention | None = None
+    retention_int8: bool = False
+    drafts: Drafts | None = None
+
+    def beside(self, run: Run, cost: CostModel | None) -> int:
+        """Rows to repair that a step carries for each of its tokens.
+
+        Args:
+            run: The answer's.
+            cost: What rows and steps take; None where it is not known.
+        """
+        rows = run.by_rows
+        return 0 if rows is None else self.repair.beside_a_step(rows.length, rows.exact, rows.semantic, cost)
 
 
 @dataclass
@@ -21,6 +53,8 @@ class Answer:
         finish_reason: `stop` or `length`, empty while it grows.
         sampled_tokens: Of how many first tokens the logits are kept, for the drift monitor.
         logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
+        drafted_tokens: Tokens that steps carried as drafts.
+        accepted_tokens: Of these, the ones that were drawn.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -28,6 +62,8 @@ class Answer:
     finish_reason: str = ""
     sampled_tokens: int = 0
     logits: list[torch.Tensor] = field(default_factory=list)
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)

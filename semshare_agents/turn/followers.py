@@ -45,3 +45,7 @@ class Followers:
     monitor: Monitor | None = None
     repairs: Repairs | None = None
     observers: list[Observer] = field(default_factory=list)
+
+    def sampled_tokens(self, prefilled: Prefilled) -> int:
+        """Of how many of an answer's first tokens the logits are to be kept."""
+        return 0 if self.monitor is None else self.monitor.sampled_tokens(prefilled)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from semshare_agents.observe.report import computed_again, make_report, saved
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.timing.clock import Clock
+from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.decode import Answer
 from semshare_agents.turn.state import Filled, Prefilled
-from semshare_agents.values import Generation, Report, ToolCall, Usage
+from semshare_agents.values import Generation, Piece, Report, ToolCall, Usage
 from semshare_agents.values.reason import joined
 
 
@@ -50,3 +51,9 @@ def generation_of(
     called = any(call.whole for call in calls) and answer.finish_reason == "stop"
     reason = "tool_calls" if called else answer.finish_reason
     return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
+
+
+def piece_of(parted: CallStream, text: str) -> Piece:
+    """A piece of an answer that may hold tool calls, as callers get it."""
+    content, parts = parted.push(text)
+    return Piece(content, None, parts)

@@ -30,23 +30,21 @@ from semshare_agents.model.tokenise import check_length, tokenise_text
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
-from semshare_agents.retain import Retention
 from semshare_agents.retain.run import retained
 from semshare_agents.reuse.certain import LATER_SPREADS
 from semshare_agents.reuse.plan import used_rows, without
-from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.timing.clock import Clock
-from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, new_turn
 from semshare_agents.turn.compute import Computing, settled
-from semshare_agents.turn.decode import Answer, Decoder
+from semshare_agents.turn.decode import Answer, Decoder, Decoding
+from semshare_agents.turn.drafting import Drafting
 from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
-from semshare_agents.turn.outcome import generation_of, report_of
+from semshare_agents.turn.outcome import generation_of, piece_of, report_of
 from semshare_agents.turn.planner import Planner
 from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled, TurnUnderway
-from semshare_agents.turn.underway import Underway, leading
+from semshare_agents.turn.underway import Underway
 from semshare_agents.values import (
     Alignment,
     Kind,
@@ -56,26 +54,9 @@ from semshare_agents.values import (
     ReasonCode,
     Reuse,
 )
-from semshare_agents.values.reason import REUSE_OFF
+from semshare_agents.values.reason import MODEL_CHANGED, REUSE_OFF
 
 log = logging.getLogger(__name__)
-
-CHANGED = Reason(ReasonCode.MODEL, "the model's weights or adapters changed while the prompt was computed")
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are decoded.
-
-    Attributes:
-        repair: How much repair a step carries.
-        retention: What an answer is decoded on; None for all of its prompt's KV.
-        retention_int8: Hold that in 8 bits.
-    """
-
-    repair: RepairRate
-    retention: Retention | None = None
-    retention_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,13 +103,13 @@ class Pipeline:
             PromptError: the messages are malformed or too long, or the answer cannot be held to what is wanted.
         """
         prefilled = await self.prefill(request, clock)
-        answer = Answer(sampled_tokens=self._sampled_tokens(prefilled))
+        answer = Answer(sampled_tokens=self.followers.sampled_tokens(prefilled))
         parted = self.output.calls(request.response, prefilled.prompt)
         content, stored, turn_id, finished = "", None, None, False
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
                 async for text in texts:
-                    piece = Piece(text) if parted is None else _parted(parted, text)
+                    piece = Piece(text) if parted is None else piece_of(parted, text)
                     content += piece.text
                     if piece.text or piece.tool_calls:
                         prefilled.begins()
@@ -217,7 +198,7 @@ class Pipeline:
             while True:
                 alignment = await matched(self.memory, self.planner, scope, found.request, prompt, clock)
                 found = replace(found, alignment=alignment)
-                other = self._worth_waiting(found, joined)
+                other = self.underway.ahead(found, joined)
                 if other is None:
                     return found
                 joined.append(other[0])
@@ -227,13 +208,6 @@ class Pipeline:
             log.warning("a turn runs cold: %s", e)
             why = self._impossible(found.request, len(prompt) + asked.room_tokens)
             return replace(found, why_cold=why or Reason(ReasonCode.MEMORY, f"the memory fails: {e}"))
-
-    def _worth_waiting(self, found: Matched, joined: Sequence[TurnUnderway]) -> tuple[TurnUnderway, int] | None:
-        """Another turn that computes how this prompt begins, and how much of it; None where there is none."""
-        if not found.request.reuse.allows(Reuse.EXACT):
-            return None
-        stored = leading(found.alignment.kind == Kind.EXACT)
-        return self.underway.ahead(found.scope, found.asked.prompt, stored, joined)
 
     def _impossible(self, request: Request, tokens: int) -> Reason | None:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
@@ -251,7 +225,7 @@ class Pipeline:
         except RegistryError as e:
             log.warning("a turn will not be remembered: %s", e)
             scope = NOWHERE
-        again = replace(matched, scope=scope, alignment=empty, why_cold=CHANGED)
+        again = replace(matched, scope=scope, alignment=empty, why_cold=MODEL_CHANGED)
         return await self._loaded_and_computed(again, run, clock)
 
     async def _loaded_and_computed(self, matched: Matched, run: Run, clock: Clock) -> Filled:
@@ -292,28 +266,34 @@ class Pipeline:
             asked.room_tokens,
         )
         within = partial(prefilled.clock.stage, "first")
+        drafting = Drafting(self.decoding.drafts, prefilled, answer, self.model.end_tokens)
         try:
             while True:
-                piece = await engine.call(partial(decoder.draw, logits), prefilled.run, within)
-                # A piece is handed out before the next token's row is computed.
-                if piece:
+                draw = partial(drafting.draw, decoder, logits, LATER_SPREADS)
+                # Pieces are handed out before the next token's row is computed.
+                for piece in filter(None, await engine.call(draw, prefilled.run, within)):
                     yield piece
                 if answer.finish_reason:
+                    prefilled.drafted(answer.drafted_tokens, answer.accepted_tokens)
                     return
-                step = self.next_step(prefilled.run, answer.tokens[-1])
-                logits = (await engine.compute(step, within, Priority.STREAM)).result[-1]
-                logits = await settled(engine, prefilled.run, asked.sampler, logits, LATER_SPREADS, within)
+                row = drafting.row
+                if row is None:
+                    drafts = await drafting.proposed(self.decoding.beside(prefilled.run, self.planner.cost))
+                    step = self.next_step(prefilled.run, answer.tokens[-1], drafts)
+                    row = drafting.computed(step, await engine.compute(step, within, Priority.STREAM))
+                logits = await settled(engine, prefilled.run, asked.sampler, row, LATER_SPREADS, within)
+                drafting.settled(logits is row)
         finally:
             engine.over(prefilled.run)
 
-    def next_step(self, run: Run, token: int) -> Step:
-        """The step that computes a token's row, and what else a step carries."""
-        rows = run.by_rows
-        if rows is None:
+    def next_step(self, run: Run, token: int, drafts: Sequence[int] = ()) -> Step:
+        """The step that computes the rows of a token and of what is drafted after it, and what else a step carries."""
+        if run.by_rows is None:
             return run.next(token)
-        beside = self.decoding.repair.beside_a_step(rows.length, rows.exact, rows.semantic, self.planner.cost)
         # Where many answers run each carries fewer rows.
-        return run.next(token, self.engine.rows_beside(beside), self.engine.rows_beside(DEFERRED_STEP_ROWS))
+        few = self.engine.rows_beside
+        beside = (1 + len(drafts)) * self.decoding.beside(run, self.planner.cost)
+        return run.by_rows.next(token, few(beside), drafts[: few(len(drafts))], few(DEFERRED_STEP_ROWS))
 
     async def _retain(self, prefilled: Prefilled) -> None:
         """Go on with the part of the KV that retention keeps; the rest is given back."""
@@ -325,10 +305,6 @@ class Pipeline:
         self.underway.leave(run, prefilled.turn, finished=True)
 
     # --- what a turn leaves behind
-
-    def _sampled_tokens(self, prefilled: Prefilled) -> int:
-        monitor = self.followers.monitor
-        return 0 if monitor is None else monitor.sampled_tokens(prefilled)
 
     async def _put(self, prefilled: Prefilled) -> TurnBlocks:
         """Keep the KV that a run has so far in the fastest tier with room; the registry does not know of it yet."""
@@ -364,13 +340,10 @@ class Pipeline:
             log.warning("a turn is not remembered: %s", e)
             return None
         self.memory.write_later(scope, stored.blocks, prefilled.owner, stored.replaced)
+        if self.decoding.drafts is not None:
+            self.decoding.drafts.past(scope)
         if self.followers.repairs is not None and stored.repairable:
             self.followers.repairs.add(scope, turn_id, session)
         if self.followers.monitor is not None and answer.logits:
             self.followers.monitor.add(prefilled, answer, turn_id)
         return turn_id
-
-
-def _parted(parted: CallStream, text: str) -> Piece:
-    content, parts = parted.push(text)
-    return Piece(content, None, parts)

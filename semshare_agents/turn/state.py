@@ -197,3 +197,7 @@ class Prefilled:
             self.begun = True
             stages, elapsed = self.clock.told()
             self.report = replace(self.report, ttft_seconds=elapsed, stages_seconds=stages)
+
+    def drafted(self, drafted_tokens: int, accepted_tokens: int) -> None:
+        """The answer has ended; so many of its tokens were drafted, and so many of these drawn."""
+        self.report = replace(self.report, drafted_tokens=drafted_tokens, accepted_tokens=accepted_tokens)

@@ -24,7 +24,7 @@ from semshare_agents.model.run import RowRun, Run
 from semshare_agents.registry import NewTurn
 from semshare_agents.turn.blocks import exact_blocks
 from semshare_agents.turn.state import NOWHERE, Matched, TurnUnderway
-from semshare_agents.values import Alignment, Ints, Kind, Report, Scope
+from semshare_agents.values import Alignment, Kind, Report, Reuse
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +59,18 @@ class Underway:
         self._turns.add(turn)
         return turn
 
-    def ahead(
-        self, scope: Scope, prompt: Ints, stored: int, joined: Collection[TurnUnderway] = ()
-    ) -> tuple[TurnUnderway, int] | None:
+    def ahead(self, found: Matched, joined: Collection[TurnUnderway]) -> tuple[TurnUnderway, int] | None:
         """The turn whose KV goes furthest along a prompt, and how far; None where it is not worth waiting for any.
 
         One that ended while the registry was asked counts too: what it left is found at a second look.
 
         Args:
-            scope: Tenant and model; never left.
-            prompt: Token ids, shape `(tokens,)`.
-            stored: Length of the prefix that is found already.
+            found: The prompt, and what of it the registry has; its scope is never left.
             joined: Turns that were waited for.
         """
+        if not found.request.reuse.allows(Reuse.EXACT):
+            return None
+        scope, prompt, stored = found.scope, found.asked.prompt, _leading(found.alignment.kind == Kind.EXACT)
         size, best = self._memory.spec.block_tokens, None
         self._forget_ended()
         for turn in self._turns.difference(joined):
@@ -178,9 +177,9 @@ class Underway:
 def _exact_ahead(alignment: Alignment) -> tuple[int, int]:
     """How long the prefix is whose KV will be exact whatever the plan, and how long the part of it that is stored."""
     exact = alignment.kind == Kind.EXACT
-    return leading(exact | (alignment.kind == Kind.COMPUTED)), leading(exact)
+    return _leading(exact | (alignment.kind == Kind.COMPUTED)), _leading(exact)
 
 
-def leading(true: NDArray[np.bool_]) -> int:
+def _leading(true: NDArray[np.bool_]) -> int:
     """How many of the first elements are true."""
     return len(true) if true.all() else int(true.argmin())

@@ -64,6 +64,7 @@ class Reason:
 
 NOTHING_STORED = Reason(ReasonCode.NOTHING_STORED, "nothing stored matches this prompt")
 REUSE_OFF = Reason(ReasonCode.OFF, "reuse is off")
+MODEL_CHANGED = Reason(ReasonCode.MODEL, "the model's weights or adapters changed while the prompt was computed")
 
 
 def not_served(blocks: int) -> Reason:

@@ -50,6 +50,8 @@ class Report:
         spans: The reuse map: runs that cover the prompt.
         saved: What reuse saved; None where no full prefill of like length was measured.
         reason_codes: What `reason` tells, in codes to count; the first is the one that metrics count.
+        drafted_tokens: Tokens that were drafted from earlier text while the answer was decoded.
+        accepted_tokens: Of these, the ones that came out the same: they cost no step of their own.
     """
 
     reuse_class: str
@@ -68,6 +70,8 @@ class Report:
     spans: tuple[Span, ...] = ()
     saved: Saved | None = None
     reason_codes: tuple[ReasonCode, ...] = ()
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def reason_code(self) -> str:
@@ -98,6 +102,8 @@ class Report:
             "drift_kl": self.drift_kl,
             "misses": self.misses,
             "saved": None if self.saved is None else asdict(self.saved),
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "turn_id": self.turn_id,
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from semshare_agents.registry import Registry
@@ -50,6 +52,22 @@ class Finding(RegistryTests):
         assert donor.tokens.tolist() == list(range(2 * SIZE))
         assert [(b.key, b.start, b.length) for b in donor.blocks] == [(b.key, b.start, b.length) for b in parts]
         assert (donor.exact_tokens, donor.depth) == (5, 2)
+
+    async def test_newer_turns_are_told_within_a_bound(self, registry: Registry, scope: Scope) -> None:
+        """Oldest first, the newest in any case; another tenant's or model's are not, whatever its scope's id was."""
+        ids = [await registry.add_turn(scope, turn(block(0, f"n{i}"), block(SIZE, f"m{i}"))) for i in range(4)]
+        told = await registry.newer_tokens(scope, 0, 1000)
+        assert [(i, tokens.tolist()) for i, tokens in told] == [(i, list(range(2 * SIZE))) for i in ids]
+        for after, most, expected in (
+            (ids[1], 1000, ids[2:]),
+            (0, 2 * SIZE + 1, ids[2:]),
+            (0, 1, ids[3:]),
+            (ids[3], 9, []),
+        ):
+            assert [i for i, _ in await registry.newer_tokens(scope, after, most)] == expected
+        for other in (replace(scope, tenant="other"), replace(scope, fingerprint="e" * 64), replace(scope, id=0)):
+            assert await registry.newer_tokens(other, 0, 1000) == []
+        assert await registry.newer_tokens(replace(scope, id=scope.id + 1, reads=(scope.id,)), 0, 1000) == []
 
     async def test_nothing_is_found_from_another_scope(self, registry: Registry, scope: Scope) -> None:
         """Neither another tenant's nor another model's, by any name or id."""
