@@ -163,12 +163,7 @@ class Memory:
             threads.store_later(self.tiers.forget, fresh(putting.result()))
 
     async def commit(self, scope: Scope, turn: NewTurn, turn_id: int | None = None) -> int:
-        """Register a turn whose blocks are kept; returns its id. Where that fails they are to be discarded.
-
-        Args:
-            scope: Tenant and model.
-            turn: The turn.
-            turn_id: What it was registered as when it was unfinished; None for a new one.
+        """Register a turn whose blocks are kept, see `Registry.add_turn`. Where that fails they are to be discarded.
 
         Raises:
             RegistryError: the database cannot be written.

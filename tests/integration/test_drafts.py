@@ -298,9 +298,9 @@ async def test_deferred_rows_come_before_drafts(open_llm: OpenLLM, monkeypatch: 
     carried: list[tuple[int, int]] = []
     made = RowRun.next
 
-    def watched(run: RowRun, token: int, repair_rows: int = 0, drafts: Sequence[int] = ()) -> Any:
+    def watched(run: RowRun, token: int, repair_rows: int = 0, drafts: Sequence[int] = (), most: int = 128) -> Any:
         carried.append((len(run.deferred), len(drafts)))
-        return made(run, token, repair_rows, drafts)
+        return made(run, token, repair_rows, drafts, most)
 
     monkeypatch.setattr(RowRun, "next", watched)
     Guesses(monkeypatch, [50] * 60, 0.0)
