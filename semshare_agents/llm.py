@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from typing import Any, Self
 
@@ -228,6 +228,22 @@ class SemShareLLM:
             if idle is not None and not dry_run:
                 idle.give_up(found.turn_ids)
         return found
+
+    async def note(self, turn: int, values: Mapping[str, Any], *, tenant: str | None = None) -> None:
+        """Keep a note of JSON values with a stored turn: what an integration has to know of it later.
+
+        It is encrypted with the turn and forgotten with it; `reader.stored` finds it by its `id`.
+
+        Args:
+            turn: The turn's id, as reports give it.
+            values: The note; one that is there already is replaced.
+            tenant: Whose turn; default: the setting.
+
+        Raises:
+            NotStoredError: the turn is not there.
+            RegistryError: the database fails.
+        """
+        await self.pipeline.memory.registry.note(tenant_of(self.settings, tenant), turn, values)
 
     async def pin(
         self,

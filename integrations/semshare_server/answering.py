@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import Request
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +21,9 @@ from semshare_server.limits import Admission, Place
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
+
+Event = str | dict[str, str]
+"""Data of an event, or its fields, such as `event` and `data`."""
 
 
 class ClientGoneError(Exception):
@@ -136,32 +138,44 @@ class AnswerStream(EventSourceResponse):
 
     Args:
         answering: The answer.
-        events: Makes its events, each one JSON text.
+        events: Makes its events.
         ping_seconds: A comment is sent after so much silence.
         grace_seconds: How long it may go on once the server ends.
         cancelled: Called where the client went away.
+        failed: Makes the event that ends a stream that fails.
+        ping: Makes what is sent after silence.
     """
 
     def __init__(
         self,
         answering: Answering,
-        events: AsyncIterator[str],
+        events: AsyncIterator[Event],
         ping_seconds: int,
         grace_seconds: int,
         cancelled: Callable[[], None],
+        *,
+        failed: Callable[[APIError], Event],
+        ping: Callable[[], ServerSentEvent],
     ):
         self._answering = answering
         self._complete = False
         self._cancelled = cancelled
-        super().__init__(self._sent(events), ping=ping_seconds, sep="\n", shutdown_grace_period=grace_seconds)
+        self._failed = failed
+        super().__init__(
+            self._sent(events),
+            ping=ping_seconds,
+            sep="\n",
+            ping_message_factory=ping,
+            shutdown_grace_period=grace_seconds,
+        )
 
-    async def _sent(self, events: AsyncIterator[str]) -> AsyncIterator[dict[str, str]]:
+    async def _sent(self, events: AsyncIterator[Event]) -> AsyncIterator[dict[str, str]]:
         try:
             async for event in events:
-                yield {"data": event}
+                yield _fields(event)
         except (SemShareError, APIError) as e:
             error = of_package(e) if isinstance(e, SemShareError) else e
-            yield {"data": json.dumps(error.body())}
+            yield _fields(self._failed(error))
         self._complete = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,6 +186,10 @@ class AnswerStream(EventSourceResponse):
             await self._answering.aclose()
             if not self._complete:
                 self._cancelled()
+
+
+def _fields(event: Event) -> dict[str, str]:
+    return {"data": event} if isinstance(event, str) else event
 
 
 def client_closed() -> Response:

@@ -16,10 +16,13 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import Metrics
 from semshare_agents.settings import ServerSettings
 from semshare_server import errors, schemas
+from semshare_server.core import Core
 from semshare_server.gate import Gate
 from semshare_server.keys import Keyring
 from semshare_server.limits import Admission, Traffic
+from semshare_server.messages import MessagesRoutes
 from semshare_server.page import Page
+from semshare_server.responses import ResponsesRoutes
 from semshare_server.routes import Routes
 
 
@@ -52,7 +55,10 @@ def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, 
 
     app = FastAPI(title="semshare", version=semshare_agents.__version__, lifespan=life, docs_url=None, redoc_url=None)
     errors.install(app)
-    app.include_router(Routes(llm, settings, admission, traffic, model).router)
+    core = Core(llm, settings, admission, traffic, model)
+    app.include_router(Routes(core).router)
+    app.include_router(ResponsesRoutes(core).router)
+    app.include_router(MessagesRoutes(core).router)
 
     @app.get("/health", response_model=schemas.Health)
     async def health() -> dict[str, str]:

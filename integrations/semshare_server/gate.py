@@ -24,7 +24,7 @@ HEADERS = (
 
 
 def key_of(headers: Headers) -> str | None:
-    """The key of a bearer header, or the password of a basic one, which browsers ask for by themselves."""
+    """The key of a bearer header, the password of a basic one, which browsers ask for by themselves, or `x-api-key`."""
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()
@@ -33,7 +33,7 @@ def key_of(headers: Headers) -> str | None:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
             return None
-    return None
+    return headers.get("x-api-key", "").strip() or None
 
 
 class Gate:
@@ -70,7 +70,7 @@ class Gate:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await refusal.response()(scope, receive, sent)
+            await refusal.response(scope["path"])(scope, receive, sent)
             return
         await self._app(scope, self._limited(receive), sent)
 
@@ -87,7 +87,11 @@ class Gate:
             key = key_of(headers)
             tenant = None if key is None else self._keyring.tenant(key)
             if tenant is None:
-                message = "give an API key: `Authorization: Bearer KEY`" if key is None else "the API key is unknown"
+                message = (
+                    "give an API key: `Authorization: Bearer KEY` or `x-api-key: KEY`"
+                    if key is None
+                    else "the API key is unknown"
+                )
                 page = not scope["path"].startswith("/v1")
                 asked = {"WWW-Authenticate": 'Basic realm="semshare: the key is the password"' if page else "Bearer"}
                 return APIError(401, message, "invalid_api_key", headers=asked)

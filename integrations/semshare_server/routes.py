@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from semshare_agents.llm import SemShareLLM
-from semshare_agents.settings import ServerSettings
 from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import CallPart, Generation, Piece, ToolCall
 from semshare_server import schemas
-from semshare_server.answering import Answering, AnswerStream, ClientGoneError, client_closed
 from semshare_server.bodies import BoundedRoute
-from semshare_server.errors import RESPONSES, APIError
-from semshare_server.limits import Admission, Traffic
+from semshare_server.core import ANSWERED, Core, Form, reuse_options
+from semshare_server.errors import RESPONSES
 
 
 class Shape(Protocol):
@@ -154,10 +152,10 @@ def reuse_of(generation: Generation) -> dict[str, Any]:
     return generation.report.as_dict()
 
 
-async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncIterator[str]:
+async def events(pieces: AsyncIterator[Piece], shape: Shape, with_usage: bool) -> AsyncIterator[str]:
     """The events of a streamed answer, each one JSON text but for the last."""
     opened = False
-    async for piece in answering:
+    async for piece in pieces:
         if not opened and (opening := shape.opening(piece)) is not None:
             yield json.dumps(opening)
         opened = True
@@ -173,30 +171,41 @@ async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncI
     yield "[DONE]"
 
 
-class Routes:
-    """The routes over one adapter.
+@dataclass
+class _Completion(Form):
+    """A completion in its shape.
 
-    Args:
-        llm: The adapter.
-        settings: Of the server.
-        admission: Who lets requests in.
-        traffic: Counts.
-        model: The name under which the model is served.
+    Attributes:
+        shape: The shape.
+        with_usage: Whether its stream ends with token counts.
     """
 
-    def __init__(self, llm: SemShareLLM, settings: ServerSettings, admission: Admission, traffic: Traffic, model: str):
-        self._llm = llm
-        self._settings = settings
-        self._admission = admission
-        self._traffic = traffic
-        self._model = model
+    shape: Shape
+    with_usage: bool
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """The complete answer."""
+        return self.shape.whole(generation)
+
+    def events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        """Its events."""
+        return events(pieces, self.shape, self.with_usage)
+
+
+class Routes:
+    """The routes of completions and models.
+
+    Args:
+        core: Answers.
+    """
+
+    def __init__(self, core: Core):
+        self._core = core
+        self._llm = core.llm
+        self._model = core.model
         self._since = int(time.time())
         self.router = APIRouter(prefix="/v1", responses=RESPONSES, route_class=BoundedRoute)
-        event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
-        stream = {"text/event-stream": {"schema": event}}
-        made: dict[int | str, dict[str, Any]] = {
-            200: {"content": stream, "description": "The answer, or its events where `stream` is true."}
-        }
+        made = ANSWERED
         add = self.router.add_api_route
         add("/chat/completions", self.chat, methods=["POST"], response_model=schemas.ChatCompletion, responses=made)
         add("/completions", self.complete, methods=["POST"], response_model=schemas.Completion, responses=made)
@@ -228,44 +237,18 @@ class Routes:
         shape: Shape,
         options: dict[str, Any],
     ) -> Response | dict[str, Any]:
-        self._check_model(body.model)
-        own = body.semshare or schemas.ReuseOptions()
+        self._core.check_model(body.model)
         options |= {
-            "tenant": request.state.tenant,
-            "session": own.session,
-            "reuse": own.reuse,
-            "fidelity": own.fidelity,
-            # Whoever says it in one place must not find it undone by the other.
-            "store": False not in (own.store, options.get("store")),
+            **reuse_options(body.semshare, options.get("store")),
             "temperature": body.temperature,
             "top_p": body.top_p,
             "seed": body.seed,
             "stop": body.stop,
             "response_schema": body.answer_schema,
         }
-        answering = Answering(self._admission, lambda clock: self._llm.stream(messages, clock=clock, **options))
-        try:
-            if not body.stream:
-                try:
-                    return shape.whole(await answering.whole(request))
-                finally:
-                    await answering.aclose()
-            await answering.first(request, self._settings.ping_seconds)
-        except ClientGoneError:
-            await answering.aclose()
-            self._traffic.cancelled.inc()
-            return client_closed()
-        except BaseException:
-            await answering.aclose()
-            raise
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        ping, grace = self._settings.ping_seconds, self._settings.shutdown_seconds
-        return AnswerStream(answering, events(answering, shape, with_usage), ping, grace, self._traffic.cancelled.inc)
-
-    def _check_model(self, name: str) -> None:
-        if name != self._model:
-            message = f"there is no such model here; this server has {self._model!r}"
-            raise APIError(404, message, "model_not_found", "model")
+        form = _Completion(shape, with_usage)
+        return await self._core.answer(request, form, messages, options, bool(body.stream))
 
     async def models(self) -> dict[str, Any]:
         """The models served: one."""
@@ -273,7 +256,7 @@ class Routes:
 
     async def one_model(self, name: str) -> dict[str, Any]:
         """One model."""
-        self._check_model(name)
+        self._core.check_model(name)
         return self._info()
 
     def _info(self) -> dict[str, Any]:

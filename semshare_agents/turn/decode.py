@@ -19,6 +19,7 @@ class Answer:
         tokens: Generated token ids so far.
         text: Text so far, tool calls included, without what may be a stop string.
         finish_reason: `stop` or `length`, empty while it grows.
+        stop_string: The stop string that ended it; empty for none.
         sampled_tokens: Of how many first tokens the logits are kept, for the drift monitor.
         logits: What those were drawn from, each float32 of shape `(vocabulary,)` in RAM.
     """
@@ -26,6 +27,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = ""
+    stop_string: str = ""
     sampled_tokens: int = 0
     logits: list[torch.Tensor] = field(default_factory=list)
 
@@ -66,5 +68,5 @@ class Decoder:
             answer.finish_reason = "length"
         if answer.finish_reason:
             piece += self.text.finish()
-        answer.text = self.text.text
+        answer.text, answer.stop_string = self.text.text, self.text.stop_string
         return piece

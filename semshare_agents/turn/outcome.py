@@ -49,4 +49,5 @@ def generation_of(
     usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
     called = any(call.whole for call in calls) and answer.finish_reason == "stop"
     reason = "tool_calls" if called else answer.finish_reason
-    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
+    text, stop_string = answer.text, answer.stop_string
+    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, text, stop_string)

@@ -73,6 +73,7 @@ class Generation:
         report: What was reused.
         tool_calls: The tools that the model calls.
         raw: The answer as it was written, tool calls included; a history that holds it is reused exactly.
+        stop_string: The stop string that ended it; empty for none.
     """
 
     text: str
@@ -82,6 +83,7 @@ class Generation:
     report: Report
     tool_calls: tuple[ToolCall, ...] = ()
     raw: str = ""
+    stop_string: str = ""
 
 
 @dataclass(frozen=True)

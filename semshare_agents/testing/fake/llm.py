@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -265,6 +265,10 @@ class FakeLLM(Face):
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
         return await self._open_memory.forget(self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run)
+
+    async def note(self, turn: int, values: Mapping[str, Any], *, tenant: str | None = None) -> None:
+        """Keep a note with a turn; see `SemShareLLM.note`."""
+        self._open_memory.note(self._whose(tenant), turn, values)
 
     async def pin(
         self,
