@@ -26,6 +26,7 @@ SETS = {
 
 
 NODE = "node"
+UV = [sys.executable, "-m", "uv"]
 
 
 def command(name: str) -> list[str]:
@@ -45,9 +46,9 @@ def command(name: str) -> list[str]:
 
 
 def _install(home: Path, listed: Path) -> None:
-    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, home], check=True)
+    subprocess.run([*UV, "venv", "--quiet", "--python", sys.executable, home], check=True)
     # The list is complete: nothing has to be resolved, and nothing else comes along.
-    pip = ["uv", "pip", "install", "--quiet", "--python", home / "bin" / "python", "--no-deps", "-r", listed]
+    pip = [*UV, "pip", "install", "--quiet", "--python", home / "bin" / "python", "--no-deps", "-r", listed]
     subprocess.run(pip, check=True)
 
 
