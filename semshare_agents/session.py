@@ -105,7 +105,7 @@ class Session:
             asked = {"role": "user", "content": text}
             async with aclosing(self._llm.stream([*history, *before, asked], clock=clock, **options)) as pieces:
                 async for piece in pieces:
-                    if piece.generation is not None:
+                    if piece.generation is not None and not piece.choice:
                         exchange = [asked, {"role": "assistant", "content": piece.generation.raw}]
                         self._went_on(history, exchange, kept)
                     yield piece

@@ -122,7 +122,7 @@ async def test_schemas_that_no_answer_can_be_held_to_are_refused(open_llm: OpenL
 
 async def test_too_long_prompts_and_closed_adapters_are_refused() -> None:
     async with FakeLLM(context_tokens=12) as llm:
-        with pytest.raises(ContextLengthError, match="context 12: shorten"):
+        with pytest.raises(ContextLengthError, match="context length is 12 tokens"):
             await llm.generate([user("a word " * 10)])
         short = await llm.generate([user("one two")])
     assert short.usage.total_tokens <= 12
