@@ -28,7 +28,7 @@ def clean_tools(tools: object) -> Tools:
         return []
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
         raise InvalidToolsError('tools must be a list of {"type": "function", "function": {...}} mappings')
-    cleaned = [_clean(i, tool) for i, tool in enumerate(tools)]
+    cleaned = [clean_tool(i, tool) for i, tool in enumerate(tools)]
     names = [tool["function"]["name"] for tool in cleaned]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -36,7 +36,16 @@ def clean_tools(tools: object) -> Tools:
     return cleaned
 
 
-def _clean(index: int, tool: object) -> dict[str, Any]:
+def clean_tool(index: int, tool: object) -> dict[str, Any]:
+    """One tool in OpenAI's form, as `clean_tools` gives it.
+
+    Args:
+        index: Its place, for errors.
+        tool: The tool.
+
+    Raises:
+        InvalidToolsError: it is malformed.
+    """
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if not isinstance(function, Mapping):
         raise InvalidToolsError(f'tool {index} is not of the form {{"type": "function", "function": {{...}}}}')

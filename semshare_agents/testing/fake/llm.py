@@ -87,7 +87,9 @@ class FakeLLM(Face):
         self._script = Script(answers)
         self._delay_seconds = delay_seconds
         self._memory = FakeMemory(self.settings.model)
-        model = SimpleNamespace(name=self.settings.model, context_tokens=context_tokens, tokenizer=None)
+        model = SimpleNamespace(
+            name=self.settings.model, context_tokens=context_tokens, advised_sampling={}, tokenizer=None
+        )
         self._reader = FakeReader(model, (), self._memory, FakeOutput())
         self._fake_loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
