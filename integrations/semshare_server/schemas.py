@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semshare_agents.errors import InvalidToolsError
 from semshare_agents.request.options import MOST_CHOICES, MOST_LIKELY
 from semshare_agents.tools.checking import clean_choice
 from semshare_server.forms import AUTO_WORDS, one_choice, one_form, one_tool, usable
@@ -216,8 +217,9 @@ class ChatRequest(Common):
         """
         tools, odd = usable(self.tools or ())
         choice = one_choice(self.tool_choice)
-        if tools or choice not in (None, *AUTO_WORDS[:2]):
-            clean_choice(choice, tools)
+        if not tools and choice not in (None, *AUTO_WORDS[:2]):
+            raise InvalidToolsError("tool_choice asks for a call, but there are no tools")
+        clean_choice(choice if tools else None, tools)
         return {
             "tools": tools or None,
             "tool_choice": choice if tools else None,

@@ -11,6 +11,8 @@ from semshare_agents.tools.depth import MOST_NESTED, too_deep
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 AUTO, NONE, REQUIRED = "auto", "none", "required"
+OBJECTS = ("object", "dict")
+"""What the type of an object is called, in letters of either case."""
 
 Tools = list[dict[str, Any]]
 
@@ -59,13 +61,17 @@ def clean_tool(index: int, tool: object) -> dict[str, Any]:
     parameters = function.get("parameters")
     if parameters is None:
         parameters = {"type": "object", "properties": {}}
-    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+    if not isinstance(parameters, Mapping) or str(parameters.get("type") or "object").lower() not in OBJECTS:
         raise InvalidToolsError(f"the parameters of tool {name!r} must be a JSON schema of an object")
     if too_deep(parameters):
         raise InvalidToolsError(f"the parameters of tool {name!r} are nested deeper than {MOST_NESTED} levels")
+    # Templates and readers of calls go through the properties, whatever else a schema says.
+    given = {key: value for key, value in parameters.items() if value is not None}
+    if not isinstance(given.get("properties", {}), Mapping):
+        del given["properties"]
     return {
         "type": "function",
-        "function": {"name": name, "description": described or "", "parameters": dict(parameters)},
+        "function": {"name": name, "description": described or "", "parameters": given},
     }
 
 
