@@ -60,6 +60,8 @@ def text_of(tokenizer: Any, prompt: str | list[int]) -> str:
     """
     if isinstance(prompt, str):
         return prompt
+    if tokenizer is None:
+        raise APIError(400, "prompt: this model has no tokenizer: give text", "invalid_prompt", "prompt")
     if max(prompt) >= len(tokenizer):
         message = f"prompt: there is no token {max(prompt)}; the model knows 0 to {len(tokenizer) - 1}"
         raise APIError(400, message, "invalid_prompt", "prompt")

@@ -75,9 +75,10 @@ class Tokens:
         """Token ids of a text, or of the prompt that messages become."""
         ids = await asyncio.to_thread(self._ids, body)
         found: dict[str, Any] = {"count": len(ids), "max_model_len": self._llm.reader.model.context_tokens}
-        if not (body.with_pieces or body.return_token_strs):
+        tokenizer = self._llm.reader.model.tokenizer
+        if tokenizer is None or not (body.with_pieces or body.return_token_strs):
             return {**found, "tokens": ids}
-        names = names_of(self._llm.reader.model.tokenizer)
+        names = names_of(tokenizer)
         texts = await asyncio.to_thread(lambda: [names.of(i)[0] for i in ids])
         pieces = [{"id": i, "piece": text} for i, text in zip(ids, texts, strict=True)]
         return {**found, "tokens": pieces if body.with_pieces else ids, "token_strs": texts}
@@ -94,8 +95,8 @@ class Tokens:
             raise APIError(400, "give `prompt`, `content` or `messages`", "invalid_request", "prompt")
         asked = body.add_special_tokens if body.add_special is None else body.add_special
         special = body.prompt is not None if asked is None else asked
-        ids: list[int] = reader.model.tokenizer.encode(text, add_special_tokens=special)
-        return ids
+        counter = reader.counter()
+        return counter.raw(text) if special else counter.text(text)
 
     async def detokenize(self, body: DetokenizeRequest) -> dict[str, Any]:
         """The text of token ids."""

@@ -290,3 +290,13 @@ async def test_pins() -> None:
                 await llm.pin(**wrong)
         await llm.flush()
         await llm.settle()
+
+
+async def test_several_answers_come_from_the_script_one_after_the_other() -> None:
+    async with FakeLLM(["one", "two", "three"]) as llm:
+        found = [piece async for piece in llm.stream([{"role": "user", "content": "hi"}], n=2)]
+        assert [(p.generation.choice, p.generation.text) for p in found if p.generation] == [(0, "one"), (1, "two")]
+        assert len(llm.calls) == 1
+        assert (await llm.generate([{"role": "user", "content": "hi"}])).text == "three"
+        with pytest.raises(ConfigurationError, match="stream"):
+            await llm.generate([{"role": "user", "content": "hi"}], n=2)
