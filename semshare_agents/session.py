@@ -118,10 +118,10 @@ class Session:
 
 
 async def whole(stream: AsyncGenerator[Piece]) -> Generation:
-    """The answer that a stream ends with."""
+    """The answer that a stream ends with; of several the first."""
     generation: Generation | None = None
     async with aclosing(stream) as pieces:
         async for piece in pieces:
-            generation = piece.generation
+            generation = generation or piece.generation
     assert generation is not None
     return generation

@@ -14,6 +14,7 @@ from semshare_agents.model.fingerprint import Fingerprint
 from semshare_agents.model.lengths import context_tokens
 from semshare_agents.model.support import Support, examine
 
+SHARES = ("top_p", "min_p")
 ADVISED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -58,14 +59,15 @@ class LoadedModel:
     def advised_sampling(self) -> dict[str, Any]:
         """How its makers advise to draw tokens (`generation_config.json`), as fields of `Sampling`; empty for greedily.
 
-        Values that transformers would refuse or that say nothing are left out.
+        Values that are none are left out.
         """
         config = self.model.generation_config
         given = {name: getattr(config, name, None) for name in ADVISED}
-        found = {name: value for name, value in given.items() if isinstance(value, int | float) and value > 0}
+        found = {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
+        found = {name: value for name, value in found.items() if value <= 1 or name not in SHARES}
         if not getattr(config, "do_sample", False):
             return {name: value for name, value in found.items() if name == "repetition_penalty"}
-        return {"temperature": 1.0, **found}
+        return {"temperature": 1.0, **found, **({"top_k": int(found["top_k"])} if "top_k" in found else {})}
 
     @property
     def layers(self) -> int:
