@@ -168,13 +168,19 @@ class SemShareLLM:
                 `balanced`, `fast` or a mean KL in nats), `tools` (in OpenAI's form), `tool_choice` (`auto`, `none`,
                 `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
                 keeps to; `{"type": "object"}` for any JSON object), `store`, `raw` (the one message's text is the
-                prompt, without a chat template), `sampling` or the fields of `semshare_agents.values.Sampling` by name.
+                prompt, without a chat template), `prompt_ids` (with `raw`: the prompt as ids; the message is their
+                text), `logprobs` and `prompt_logprobs` (how many of the likeliest tokens are told of each place of the
+                answer or the prompt, 0 for the token alone; a prompt's are computed without reuse), `n` (with `stream`:
+                so many answers from one prefill, of which the first is stored), `sampling` or the fields of
+                `semshare_agents.values.Sampling` by name.
 
         Raises:
             PromptError: messages, tools or schema are malformed, or the messages are too long for the model.
             ConfigurationError: an option is wrong.
             ClosedError: the adapter is closed.
         """
+        if options.get("n") not in (None, 1):
+            raise ConfigurationError("n: several answers come from `stream`, whose pieces say which they belong to")
         return await whole(self.stream(messages, **options))
 
     def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:

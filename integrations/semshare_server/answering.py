@@ -86,12 +86,16 @@ class Answering:
             yield piece
 
     async def whole(self, request: Request) -> Generation:
-        """The whole answer.
+        """The whole answer; of several the last one.
 
         Raises:
             ClientGoneError: the client closed its connection; the computation has ended then.
         """
-        task = asyncio.create_task(self._last())
+        return (await self.wholes(request))[-1]
+
+    async def wholes(self, request: Request) -> list[Generation]:
+        """All answers whole, in their order; errors as in `whole`."""
+        task = asyncio.create_task(self._all())
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,12 +106,12 @@ class Answering:
             gone.cancel()
             await _ended(task)
 
-    async def _last(self) -> Generation:
-        generation = None
+    async def _all(self) -> list[Generation]:
+        found = []
         while (piece := await self._advance()) is not None:
-            generation = piece.generation
-        assert generation is not None
-        return generation
+            found += [] if piece.generation is None else [piece.generation]
+        assert found
+        return found
 
     async def aclose(self) -> None:
         """End the computation where it is still under way and free the place; closing twice is fine."""

@@ -22,6 +22,7 @@ from semshare_agents.errors import (
     RegistryError,
     SemShareError,
 )
+from semshare_server.wording import first_fault
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +141,10 @@ def of_package(error: SemShareError) -> APIError:
 
 
 def of_validation(error: RequestValidationError) -> APIError:
-    """The first thing that is wrong with a body."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = "the body is not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "this server does not know that field"
+    """What is wrong with a body, in words; of several things the first."""
+    if isinstance(error.body, bytes):
+        return APIError(400, "the body must be JSON: send it with `Content-Type: application/json`", "invalid_request")
+    place, message = first_fault(error.errors(), error.body)
     place = place.encode("utf-8", "replace").decode()
     told = _told_place(place)
     return APIError(400, f"{told}: {message}" if told else message, "invalid_request", place or None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -15,12 +16,18 @@ from semshare_server.errors import APIError
 from semshare_server.keys import Keyring
 
 OPEN = frozenset({"/health"})
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOCAL_HOSTS = frozenset(
+    # This machine, and what containers on it call it: names that no other site can point anywhere.
+    {"localhost", "127.0.0.1", "[::1]", "host.docker.internal", "gateway.docker.internal", "host.containers.internal"}
+)
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+FIELD = re.compile(r"[\w.-]+", re.ASCII)
+SHOWN_FIELDS, SHOWN_LETTERS = 20, 100
 
 
 def key_of(headers: Headers) -> str | None:
@@ -44,11 +51,21 @@ class Gate:
         keyring: Who may call; without keys all are `tenant`, from this machine alone.
         tenant: Of callers without keys.
         body_bytes: Largest body.
+        hosts: Further names of this machine by which it may be asked without keys; `*` for any.
         count: Told of each response: route and status.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, tenant: str, body_bytes: int, count: Callable[[str, int], Any]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        tenant: str,
+        body_bytes: int,
+        count: Callable[[str, int], Any],
+        hosts: Collection[str] = (),
+    ):
         self._app = app
+        self._hosts = LOCAL_HOSTS | set(hosts)
         self._keyring = keyring
         self._tenant = tenant
         self._body_bytes = body_bytes
@@ -62,7 +79,8 @@ class Gate:
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                ignored = _header(scope.get("state", {}).get("ignored", ()))
+                message["headers"] = [*message.get("headers", ()), *HEADERS, *ignored]
                 # Unknown paths are anybody's words: they may not become label values.
                 self._count(getattr(scope.get("route"), "path", "other"), message["status"])
             await send(message)
@@ -80,9 +98,10 @@ class Gate:
             state["tenant"] = self._tenant
             host = headers.get("host", "")
             name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-            if name not in LOCAL_HOSTS:
+            if name not in self._hosts and "*" not in self._hosts:
                 # A page of another site may have pointed its own name at this machine.
-                return APIError(403, "without API keys only http://127.0.0.1 and http://localhost are served")
+                known = "without API keys only http://127.0.0.1 and http://localhost are served"
+                return APIError(403, f"{known}, not {name[:200]}: name it in SEMSHARE_SERVER_HOSTS, or make keys")
         elif scope["path"] not in OPEN:
             key = key_of(headers)
             tenant = None if key is None else self._keyring.tenant(key)
@@ -115,3 +134,9 @@ class Gate:
             return message
 
         return received
+
+
+def _header(ignored: Collection[str]) -> list[tuple[bytes, bytes]]:
+    """The header that names fields which were ignored."""
+    names = [name[:SHOWN_LETTERS] for name in ignored if FIELD.fullmatch(name)][:SHOWN_FIELDS]
+    return [(b"x-semshare-ignored", ", ".join(names).encode())] if names else []

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from semshare_agents.kv.buffer import BufferPool
-from semshare_agents.kv.layout import KV
+from semshare_agents.kv.layout import KV, tokens_of
 from semshare_agents.model.attention import AttentionObserver
 from semshare_agents.model.rows import RowModel, RowPruning
 from semshare_agents.values import Ints
@@ -105,13 +105,14 @@ class RowRun(Run):
         rows: The row model.
         pool: Where the buffer comes from.
         tokens: Prompt and answer, at most.
+        first_tokens: For how many its buffer has room at first; default: all.
     """
 
-    def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
+    def __init__(self, rows: RowModel, pool: BufferPool, tokens: int, first_tokens: int | None = None):
         super().__init__(rows.device)
         self._rows = rows
         self._pool = pool
-        self._buffer: KV | None = pool.acquire(tokens)
+        self._buffer: KV | None = pool.acquire(min(tokens, first_tokens or tokens))
         self._tokens = np.zeros(tokens, np.int64)
         self.semantic = False
         """Whether some of the KV is that of text which says much the same."""
@@ -192,6 +193,7 @@ class RowRun(Run):
 
     def compute(self, step: Step) -> torch.Tensor:
         """See `Run.compute`."""
+        self._make_room(int(step.rows[-1]) + 1)
         out = self._rows.forward(
             step.token_ids,
             step.rows,
@@ -204,6 +206,11 @@ class RowRun(Run):
         )
         self.length, self.exact, self.deferred = step.length, step.exact, self.deferred[step.deferred :]
         return out
+
+    def _make_room(self, tokens: int) -> None:
+        """Go on in a larger buffer where this one is too small."""
+        if tokens > tokens_of(self.buffer):
+            self._buffer = self._pool.larger(self.buffer, self.length, min(2 * tokens, max(tokens, self.capacity)))
 
     def prefill(self, prompt: Ints, rows: Ints, exact: int) -> torch.Tensor:
         """Compute some rows of a prompt on this thread, as in `part`; returns the last token's logits."""

@@ -61,6 +61,11 @@ class TextStream:
         self.stop_string = ""
         """The stop string that was met."""
 
+    @property
+    def decoded(self) -> int:
+        """Characters so far, those included that are held back."""
+        return len(self.text) + len(self._pending)
+
     def push(self, token: int) -> str:
         """Add a token; returns text that is certain to be part of the answer."""
         self._pending += self._decode(token) or ""

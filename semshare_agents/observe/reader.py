@@ -26,6 +26,10 @@ class ServedModel(Protocol):
         """The longest prompt and answer."""
 
     @property
+    def advised_sampling(self) -> dict[str, Any]:
+        """How its makers advise to draw tokens, as fields of `semshare_agents.values.Sampling`."""
+
+    @property
     def tokenizer(self) -> Any:
         """A transformers tokenizer; None where the model has none."""
 

@@ -12,7 +12,7 @@ from semshare_agents.model.run import Run
 from semshare_agents.request.request import Request
 from semshare_agents.store.loaded import Owner
 from semshare_agents.timing.clock import Clock
-from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope
+from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope, TokenLogprob
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -88,12 +88,14 @@ class Filled:
         plan: What was computed.
         logits: The last row's, shape `(vocabulary,)`.
         misses: Blocks that the registry promised and the tiers could not serve.
+        logprobs: How likely the prompt's tokens were, where that is asked for.
     """
 
     matched: Matched
     plan: Plan
     logits: torch.Tensor
     misses: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from semshare_server.errors import APIError
+from semshare_server.forms import usable
 
 Block = Mapping[str, Any]
 Chat = list[dict[str, Any]]
@@ -119,22 +120,15 @@ def _joined(texts: Sequence[str]) -> str | list[dict[str, str]]:
 
 
 def tools_of(tools: Sequence[Block] | None) -> tuple[Chat, list[str]]:
-    """Tools in the form of chat completions, and the names of those of other kinds, which are passed over.
+    """Tools in the form of chat completions, and the names of those that are passed over: odd ones, and other kinds.
 
     Raises:
-        APIError: a tool is malformed.
+        InvalidToolsError: there are tools, and none can be called.
     """
-    known: Chat = []
-    passed: list[str] = []
-    for at, tool in enumerate(tools or ()):
-        if tool.get("type") not in (None, "custom"):
-            passed.append(str(tool.get("name") or tool.get("type")))
-            continue
-        function: dict[str, Any] = {"name": _field(tool, "name", f"tools.{at}")}
-        if tool.get("description") is not None:
-            function["description"] = tool["description"]
-        known.append({"type": "function", "function": {**function, "parameters": tool.get("input_schema")}})
-    return known, passed
+    own = [{**tool, "type": None} for tool in tools or () if tool.get("type") in (None, "custom")]
+    others = [str(t.get("name") or t.get("type")) for t in tools or () if t.get("type") not in (None, "custom")]
+    known, odd = usable(own)
+    return known, others + [str(own[int(place.rpartition(".")[2])].get("name")) for place in odd]
 
 
 def choice_of(choice: Block | None, tools: Chat) -> tuple[str | None, bool]:

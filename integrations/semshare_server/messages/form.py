@@ -13,7 +13,7 @@ from semshare_agents.values import Generation, Piece, ToolCall
 from semshare_server.answering import Event
 from semshare_server.core import Form
 from semshare_server.errors import APIError, anthropic_body
-from semshare_server.routes import reuse_of
+from semshare_server.shapes import reuse_of
 
 Created = Callable[[Generation], Awaitable[int]]
 """Pins what was marked; gives how many of the prompt's tokens were computed for it."""
@@ -25,7 +25,7 @@ class MessageForm(Form):
     Calls are sent once they are whole: clients complete the JSON of half a call, and run it.
 
     Args:
-        model: The model's name, as it was asked for.
+        model: The model's name.
         created: Does what marks of `cache_control` ask for.
         passed_over: Names of tools that were passed over.
     """
@@ -50,7 +50,7 @@ class MessageForm(Form):
         self._usage = usage_of(generation, await self._created(generation))
         self._ending = {"stop_reason": reason_of(generation), "stop_sequence": generation.stop_string or None}
 
-    def whole(self, generation: Generation) -> dict[str, Any]:
+    def whole(self, generation: Generation, *others: Generation) -> dict[str, Any]:
         """The complete message."""
         texts = [{"type": "text", "text": generation.text}] if generation.text else []
         content = texts + [_tool_use(call, json.loads(call.arguments)) for call in whole_calls(generation)]

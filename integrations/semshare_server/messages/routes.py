@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from semshare_agents.errors import PinError, RegistryError
 from semshare_agents.values import Generation
 from semshare_server.bodies import BoundedRoute
-from semshare_server.core import ANSWERED, Core, reuse_options
+from semshare_server.core import ANSWERED, Core, longest, reuse_options
 from semshare_server.errors import RESPONSES
 from semshare_server.messages.blocks import Chat, chat_of, choice_of, marks, tools_of
 from semshare_server.messages.form import MessageForm
 from semshare_server.messages.schemas import AnthropicErrorResponse, CountRequest, MessageRequest, TokenCount
+from semshare_server.prompts import Call
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,13 @@ class MessagesRoutes:
 
     async def create(self, body: MessageRequest, request: Request) -> Any:
         """Answer a conversation."""
-        self._core.check_model(body.model)
+        self._core.check(body, request)
         chat = chat_of(body.system, body.messages)
         tools, passed_over = tools_of(body.tools)
         choice, parallel = choice_of(body.tool_choice, tools)
         options = {
             **reuse_options(body.semshare),
-            "max_new_tokens": body.max_tokens,
+            "max_new_tokens": longest(body.max_tokens),
             "temperature": body.temperature,
             "top_p": body.top_p,
             "top_k": body.top_k,
@@ -58,12 +59,12 @@ class MessagesRoutes:
             "response_schema": body.answer_schema,
         }
         pins = _Pins(self._core, body, tools, request.state.tenant)
-        form = MessageForm(body.model, pins.created, passed_over)
-        return await self._core.answer(request, form, chat, options, bool(body.stream))
+        form = MessageForm(self._core.names.served, pins.created, passed_over)
+        return await self._core.answer(request, form, [Call(chat, options)], bool(body.stream))
 
-    async def count(self, body: CountRequest) -> dict[str, Any]:
+    async def count(self, body: CountRequest, request: Request) -> dict[str, Any]:
         """Count the tokens of a conversation as a prompt has them."""
-        self._core.check_model(body.model)
+        self._core.check(body, request)
         chat = chat_of(body.system, body.messages)
         tools, _ = tools_of(body.tools)
         choice, _ = choice_of(body.tool_choice, tools)

@@ -6,31 +6,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from semshare_server.schemas import MOST_TOOLS, ReuseOptions, Stop, Strict, Text, Tokens
+from semshare_server.schemas import MOST_TOOLS, Named, Open, ReuseOptions, Stop, Text, Tokens
 
 MOST_STOPS = 64
 
 Json = Annotated[dict[str, Any], Field(description="an object of the Anthropic API")]
 
 
-class OutputFormat(Strict):
+class OutputFormat(Open):
     """JSON that keeps to a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputOptions(Strict):
+class OutputOptions(Open):
     """What the answer is like."""
 
     format: OutputFormat | None = None
     effort: Any = Field(None, description="a wish; this server's models know none")
 
 
-class CountRequest(Strict):
+class CountRequest(Named):
     """Body of `/v1/messages/count_tokens`."""
 
-    model: str
     messages: Annotated[list[Json], Field(min_length=1, max_length=10_000)]
     system: Text | Annotated[list[Json], Field(max_length=1000)] | None = None
     tools: Annotated[list[Json], Field(max_length=MOST_TOOLS)] | None = None

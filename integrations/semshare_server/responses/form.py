@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from sse_starlette import ServerSentEvent
@@ -13,10 +13,12 @@ from semshare_agents.values import Generation, Piece
 from semshare_server.answering import Event
 from semshare_server.core import Form
 from semshare_server.errors import APIError
-from semshare_server.responses.kept import Kept, item_ids
+from semshare_server.responses.kept import item_ids
 from semshare_server.responses.output import Output, Told, of_whole
 from semshare_server.responses.schemas import ResponseRequest
-from semshare_server.routes import reuse_of
+from semshare_server.shapes import reuse_of
+
+Keep = Callable[[int | None, Mapping[str, Any]], Awaitable[bool]]
 
 
 class ResponseForm(Form):
@@ -24,24 +26,20 @@ class ResponseForm(Form):
 
     Args:
         body: What was asked for.
+        model: The model's name.
         identifier: The response's id.
-        kept: Keeps it.
-        tenant: Whose it is.
-        store: Whether it is to be kept.
+        keep: Keeps it with a turn, and says whether that was done; None where nothing is to be kept.
         passed_over: Names of tools that were passed over.
     """
 
-    def __init__(
-        self, body: ResponseRequest, identifier: str, kept: Kept, tenant: str, store: bool, passed_over: list[str]
-    ):
-        self._kept = kept
-        self._tenant = tenant
+    def __init__(self, body: ResponseRequest, model: str, identifier: str, keep: Keep | None, passed_over: list[str]):
+        self._keep = keep
         self._stream = bool(body.stream)
         self._passed_over = passed_over
         self._output = Output(item_ids(identifier))
         self._closing: list[Told] = []
         self._number = 0
-        self._opened = opened(body, identifier, store)
+        self._opened = opened(body, model, identifier, keep is not None)
         self._response = self._opened
 
     async def ended(self, generation: Generation) -> None:
@@ -59,11 +57,10 @@ class ResponseForm(Form):
             "usage": usage_of(generation),
             "semshare": {**reuse_of(generation), "tools_passed_over": self._passed_over},
         }
-        if self._response["store"]:
-            turn_id = generation.report.turn_id
-            self._response["store"] = await self._kept.keep(self._tenant, turn_id, self._response)
+        if self._keep is not None:
+            self._response["store"] = await self._keep(generation.report.turn_id, self._response)
 
-    def whole(self, generation: Generation) -> dict[str, Any]:
+    def whole(self, generation: Generation, *others: Generation) -> dict[str, Any]:
         """The complete response."""
         return self._response
 
@@ -95,7 +92,7 @@ class ResponseForm(Form):
         return {"event": told["type"], "data": data}
 
 
-def opened(body: ResponseRequest, identifier: str, store: bool) -> dict[str, Any]:
+def opened(body: ResponseRequest, model: str, identifier: str, store: bool) -> dict[str, Any]:
     """A response of which nothing was said yet."""
     text = body.text.model_dump(by_alias=True, exclude_none=True) if body.text is not None else {}
     return {
@@ -111,7 +108,7 @@ def opened(body: ResponseRequest, identifier: str, store: bool) -> dict[str, Any
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": None,
         "metadata": body.metadata or {},
-        "model": body.model,
+        "model": model,
         "output": [],
         "parallel_tool_calls": bool(body.parallel_tool_calls),
         "previous_response_id": body.previous_response_id,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semshare_server.errors import APIError
+from semshare_server.forms import usable
 
 Item = Mapping[str, Any]
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -128,21 +129,20 @@ def _thoughts(item: Item) -> str:
 
 
 def function_tools(tools: Sequence[Item] | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """Tools in the form of chat completions, and the names of those of other kinds, which are passed over.
+    """Tools in the form of chat completions, and the names of those that are passed over: odd ones, and other kinds.
 
     Raises:
-        APIError: a function is malformed.
+        InvalidToolsError: there are functions, and none can be called.
     """
-    known: list[dict[str, Any]] = []
-    passed: list[str] = []
-    for at, tool in enumerate(tools or ()):
-        if tool.get("type") != "function":
-            passed.append(str(tool.get("name") or tool.get("type")))
-            continue
-        name = _name(tool, "name", f"tools.{at}")
-        told = {key: tool[key] for key in ("description", "parameters") if tool.get(key) is not None}
-        known.append({"type": "function", "function": {"name": name, **told}})
-    return known, passed
+    functions = [tool for tool in tools or () if tool.get("type") == "function"]
+    others = [str(tool.get("name") or tool.get("type")) for tool in tools or () if tool.get("type") != "function"]
+    known, odd = usable(functions)
+    return known, others + [name_at(functions, place) for place in odd]
+
+
+def name_at(tools: Sequence[Item], place: str) -> str:
+    """The name of a tool, told by its place, `tools.3`."""
+    return str(tools[int(place.rpartition(".")[2])].get("name"))
 
 
 def chosen_tools(choice: str | Item | None, tools: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from semshare_agents.values import CallPart, Generation, Piece
-from semshare_server.routes import cut_off
+from semshare_server.shapes import cut_off
 
 Told = dict[str, Any]
 """An event of a stream, without its number."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from semshare_agents.registry.notes import Noted
 from semshare_server.bodies import BoundedRoute
-from semshare_server.core import ANSWERED, Core, reuse_options
+from semshare_server.core import ANSWERED, Core, longest, reuse_options
 from semshare_server.errors import RESPONSES
+from semshare_server.prompts import Call
 from semshare_server.responses.form import ResponseForm
 from semshare_server.responses.items import chosen_tools, function_tools, input_messages, referenced, wrong
 from semshare_server.responses.kept import Kept, history_of, new_id, new_session, not_found, session_of
@@ -35,7 +37,7 @@ class ResponsesRoutes:
 
     async def create(self, body: ResponseRequest, request: Request) -> Any:
         """Answer input, and what came before it."""
-        self._core.check_model(body.model)
+        self._core.check(body, request)
         if body.input is None and body.previous_response_id is None:
             raise wrong("input", "give a text or items")
         tenant: str = request.state.tenant
@@ -48,7 +50,7 @@ class ResponsesRoutes:
             if tool.get("type") == "function" and tool.get("strict") is True and tool.get("parameters") is not None:
                 await self._core.llm.reader.check_schema(tool["parameters"])
         options |= {
-            "max_new_tokens": body.max_output_tokens,
+            "max_new_tokens": longest(body.max_output_tokens),
             "temperature": body.temperature,
             "top_p": body.top_p,
             "tools": tools or None,
@@ -58,8 +60,10 @@ class ResponsesRoutes:
         }
         known = await self._kept.items(tenant, referenced(body.input or []))
         messages = messages_of(body, before, known)
-        form = ResponseForm(body, new_id(options["session"]), self._kept, tenant, options["store"], passed_over)
-        return await self._core.answer(request, form, messages, options, bool(body.stream))
+        identifier = new_id(options["session"])
+        keep = partial(self._kept.keep, tenant) if options["store"] else None
+        form = ResponseForm(body, self._core.names.served, identifier, keep, passed_over)
+        return await self._core.answer(request, form, [Call(messages, options)], bool(body.stream))
 
     async def _before(self, tenant: str, identifier: str | None) -> Noted | None:
         if identifier is None:

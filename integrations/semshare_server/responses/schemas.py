@@ -8,10 +8,11 @@ from pydantic import Field
 
 from semshare_server.schemas import (
     MOST_TOOLS,
+    Named,
     NamedSchema,
     ObjectFormat,
+    Open,
     ReuseOptions,
-    Strict,
     Text,
     TextFormat,
     Tokens,
@@ -28,17 +29,16 @@ class SchemaFormat(NamedSchema):
     type: Literal["json_schema"]
 
 
-class TextOptions(Strict):
+class TextOptions(Open):
     """What the answer's text is like."""
 
     format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Any = Field(None, description="a wish; this server's models know none")
 
 
-class ResponseRequest(Strict):
+class ResponseRequest(Named):
     """Body of `POST /v1/responses`."""
 
-    model: str
     input: Text | Annotated[list[Json], Field(max_length=MOST_ITEMS)] | None = None
     instructions: Text | None = Field(None, description="system text of this answer alone; the next one has its own")
     previous_response_id: Annotated[str, Field(max_length=400)] | None = None
