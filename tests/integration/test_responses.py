@@ -221,6 +221,23 @@ async def test_previous_responses_outlive_a_restart_and_belong_to_a_tenant(open_
         assert await again.reader.stored.browse("acme") == []
 
 
+def readable(folder: Path, word: bytes) -> list[Path]:
+    """Files that hold a word."""
+    return [path for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]
+
+
+async def test_a_kept_response_is_encrypted_with_its_turn(open_llm: OpenLLM, tmp_path: Path) -> None:
+    told: Any = {"instructions": "xylophone", "metadata": {"word": "xylophone"}}
+    llm = await open_llm(home=tmp_path, encryption_keys="ab" * 32)
+    async with serving(llm) as url, client(url) as ai:
+        first = await ai.responses.create(model=MODEL, input="xylophone", max_output_tokens=4, **told)
+    await llm.aclose()
+    assert not readable(tmp_path, b"xylophone")
+    again = await open_llm(home=tmp_path, encryption_keys="ab" * 32)
+    async with serving(again) as url, client(url) as ai:
+        assert (await ai.responses.retrieve(first.id)).instructions == "xylophone"
+
+
 async def test_what_is_gone_on_from_is_reused_exactly(url: str) -> None:
     async with client(url) as ai:
         first = await ai.responses.create(model=MODEL, input=tiny.words(40, 1), max_output_tokens=8)
