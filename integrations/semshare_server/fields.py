@@ -57,6 +57,7 @@ REFUSED: Mapping[str, Refused] = {
     "plugins": Refused("this server has none: give tools", ([],)),
     "documents": Refused(_PROMPT, ([],)),
     "chat_template": Refused(_PROMPT),
+    "echo": Refused("only /v1/completions has it", (False,)),
     "suffix": Refused("this server goes on at a text's end alone: leave it out", ("",)),
     "best_of": Refused("this server gives every answer that it draws: give `n`", (1,)),
     "grammar": Refused(_GRAMMAR, ("",)),

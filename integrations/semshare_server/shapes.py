@@ -126,7 +126,7 @@ class TextShape(_Base):
     def _choice(self, answer: Generation) -> dict[str, Any]:
         before = self._prompt(answer.choice)
         text, logprobs = ("", ()) if self._unsaid else (answer.text, answer.logprobs)
-        found = text_logprobs([*answer.prompt_logprobs, *_moved(logprobs, len(before))])
+        found = text_logprobs([*_aligned(answer.prompt_logprobs, before), *_moved(logprobs, len(before))])
         return {"text": before + text, "logprobs": found}
 
     def opening(self, first: Piece) -> dict[str, Any] | None:
@@ -146,9 +146,17 @@ class TextShape(_Base):
         return self._event(choice, generation.choice, semshare=reuse_of(generation))
 
 
+def _aligned(logprobs: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:
+    """A prompt's tokens where its text has them: a mark or a space that the tokenizer puts before it has no place."""
+    if not logprobs:
+        return []
+    more = sum(len(found.text) for found in logprobs) - len(text)
+    return _moved(logprobs, -more) if more in (1, len(logprobs[0].text)) else list(logprobs)
+
+
 def _moved(logprobs: Sequence[TokenLogprob], by: int) -> list[TokenLogprob]:
     """The same behind a text of so many characters."""
-    return [replace(found, start=found.start + by) for found in logprobs]
+    return [replace(found, start=max(0, found.start + by)) for found in logprobs]
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:

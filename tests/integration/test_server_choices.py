@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 import torch
+from semshare_server.shapes import TextShape
 
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.values import Generation, TokenLogprob, Usage
 from tests import tiny
 from tests.serving import MODEL, client, serving
 
@@ -142,6 +146,24 @@ async def test_echo_with_logprobs_as_evaluations_ask_for_it(url: str, llm: SemSh
     assert done.usage is not None
     assert done.usage.completion_tokens == 2 * most
     assert len(await llm.pipeline.memory.registry.turns()) == (2 if most else 0)
+
+
+def test_what_the_tokenizer_puts_before_a_prompt_has_no_place_in_its_text() -> None:
+    def offsets(*tokens: str, text: str) -> list[int]:
+        starts = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+        likely = [
+            TokenLogprob(1, token, token.encode(), math.nan if not i else -1.0, start)
+            for i, (token, start) in enumerate(zip(tokens, starts, strict=True))
+        ]
+        report: Any = SimpleNamespace(as_dict=dict, tokens={"computed": 0})
+        answer = Generation("", (), "length", Usage(1, 1, 0), report, prompt_logprobs=tuple(likely))
+        found: list[int] = TextShape("m", [text]).whole(answer)["choices"][0]["logprobs"]["text_offset"]
+        return found
+
+    assert offsets("<s>", "once", " upon", text="once upon") == [0, 0, 4]
+    assert offsets(" once", " upon", text="once upon") == [0, 4]
+    assert offsets("once", " upon", text="once upon") == [0, 4]
+    assert offsets("<s>", "once", " upon", text="<s>once upon") == [0, 3, 7]
 
 
 async def test_echo_without_logprobs_and_streamed(url: str) -> None:
