@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from typing import Any, Self
 
@@ -168,13 +168,19 @@ class SemShareLLM:
                 `balanced`, `fast` or a mean KL in nats), `tools` (in OpenAI's form), `tool_choice` (`auto`, `none`,
                 `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
                 keeps to; `{"type": "object"}` for any JSON object), `store`, `raw` (the one message's text is the
-                prompt, without a chat template), `sampling` or the fields of `semshare_agents.values.Sampling` by name.
+                prompt, without a chat template), `prompt_ids` (with `raw`: the prompt as ids; the message is their
+                text), `logprobs` and `prompt_logprobs` (how many of the likeliest tokens are told of each place of the
+                answer or the prompt, 0 for the token alone; a prompt's are computed without reuse), `n` (with `stream`:
+                so many answers from one prefill, of which the first is stored), `sampling` or the fields of
+                `semshare_agents.values.Sampling` by name.
 
         Raises:
             PromptError: messages, tools or schema are malformed, or the messages are too long for the model.
             ConfigurationError: an option is wrong.
             ClosedError: the adapter is closed.
         """
+        if options.get("n") not in (None, 1):
+            raise ConfigurationError("n: several answers come from `stream`, whose pieces say which they belong to")
         return await whole(self.stream(messages, **options))
 
     def stream(self, messages: Messages, *, clock: Clock | None = None, **options: Any) -> AsyncGenerator[Piece]:
@@ -230,6 +236,22 @@ class SemShareLLM:
         if work.pipeline.decoding.drafts is not None and not dry_run:
             work.pipeline.decoding.drafts.forget(whose)
         return found
+
+    async def note(self, turn: int, values: Mapping[str, Any], *, tenant: str | None = None) -> None:
+        """Keep a note of JSON values with a stored turn: what an integration has to know of it later.
+
+        It is encrypted with the turn and forgotten with it; `reader.stored` finds it by its `id`.
+
+        Args:
+            turn: The turn's id, as reports give it.
+            values: The note; one that is there already is replaced.
+            tenant: Whose turn; default: the setting.
+
+        Raises:
+            NotStoredError: the turn is not there.
+            RegistryError: the database fails.
+        """
+        await self.pipeline.memory.registry.note(tenant_of(self.settings, tenant), turn, values)
 
     async def pin(
         self,

@@ -105,7 +105,7 @@ class Session:
             asked = {"role": "user", "content": text}
             async with aclosing(self._llm.stream([*history, *before, asked], clock=clock, **options)) as pieces:
                 async for piece in pieces:
-                    if piece.generation is not None:
+                    if piece.generation is not None and not piece.choice:
                         exchange = [asked, {"role": "assistant", "content": piece.generation.raw}]
                         self._went_on(history, exchange, kept)
                     yield piece
@@ -118,10 +118,10 @@ class Session:
 
 
 async def whole(stream: AsyncGenerator[Piece]) -> Generation:
-    """The answer that a stream ends with."""
+    """The answer that a stream ends with; of several the first."""
     generation: Generation | None = None
     async with aclosing(stream) as pieces:
         async for piece in pieces:
-            generation = piece.generation
+            generation = generation or piece.generation
     assert generation is not None
     return generation

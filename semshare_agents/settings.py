@@ -193,6 +193,41 @@ class ServerSettings(BaseSettings):
     shutdown_seconds: int = Field(30, ge=1, description="how long answers under way may take when the server ends")
     log_format: str = Field("plain", pattern="^(plain|json)$", description="plain or json, one object a line")
     page: bool = Field(True, description="whether there is a page at /")
+    strict: bool = Field(False, description="refuse fields that are not known, and names of other models")
+    sampling: str = Field(
+        "model",
+        pattern="^(model|greedy)$",
+        description="how tokens are drawn where a call does not say: as the model's generation_config.json advises, or "
+        "greedily",
+    )
+    aliases: str = Field("", description="other names of the model, separated by commas")
+    hosts: str = Field(
+        "",
+        description="further host names by which a server without keys may be asked, separated by commas; *: any",
+    )
+    cors_origins: str = Field(
+        "local",
+        description="origins whose pages may call, separated by commas; local: those of this machine, *: all",
+    )
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Other names of the model."""
+        return _parted(self.aliases)
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Further host names."""
+        return _parted(self.hosts)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins whose pages may call."""
+        return tuple(origin.rstrip("/") for origin in _parted(self.cors_origins))
+
+
+def _parted(value: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in value.split(","))))
 
 
 def load_server_settings(**overrides: Any) -> ServerSettings:

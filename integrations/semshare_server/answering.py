@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import Request
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +21,9 @@ from semshare_server.limits import Admission, Place
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
+
+Event = str | dict[str, str]
+"""Data of an event, or its fields, such as `event` and `data`."""
 
 
 class ClientGoneError(Exception):
@@ -84,12 +86,16 @@ class Answering:
             yield piece
 
     async def whole(self, request: Request) -> Generation:
-        """The whole answer.
+        """The whole answer; of several the last one.
 
         Raises:
             ClientGoneError: the client closed its connection; the computation has ended then.
         """
-        task = asyncio.create_task(self._last())
+        return (await self.wholes(request))[-1]
+
+    async def wholes(self, request: Request) -> list[Generation]:
+        """All answers whole, in their order; errors as in `whole`."""
+        task = asyncio.create_task(self._all())
         gone = asyncio.create_task(_gone(request))
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,12 +106,12 @@ class Answering:
             gone.cancel()
             await _ended(task)
 
-    async def _last(self) -> Generation:
-        generation = None
+    async def _all(self) -> list[Generation]:
+        found = []
         while (piece := await self._advance()) is not None:
-            generation = piece.generation
-        assert generation is not None
-        return generation
+            found += [] if piece.generation is None else [piece.generation]
+        assert found
+        return found
 
     async def aclose(self) -> None:
         """End the computation where it is still under way and free the place; closing twice is fine."""
@@ -136,32 +142,44 @@ class AnswerStream(EventSourceResponse):
 
     Args:
         answering: The answer.
-        events: Makes its events, each one JSON text.
+        events: Makes its events.
         ping_seconds: A comment is sent after so much silence.
         grace_seconds: How long it may go on once the server ends.
         cancelled: Called where the client went away.
+        failed: Makes the event that ends a stream that fails.
+        ping: Makes what is sent after silence.
     """
 
     def __init__(
         self,
         answering: Answering,
-        events: AsyncIterator[str],
+        events: AsyncIterator[Event],
         ping_seconds: int,
         grace_seconds: int,
         cancelled: Callable[[], None],
+        *,
+        failed: Callable[[APIError], Event],
+        ping: Callable[[], ServerSentEvent],
     ):
         self._answering = answering
         self._complete = False
         self._cancelled = cancelled
-        super().__init__(self._sent(events), ping=ping_seconds, sep="\n", shutdown_grace_period=grace_seconds)
+        self._failed = failed
+        super().__init__(
+            self._sent(events),
+            ping=ping_seconds,
+            sep="\n",
+            ping_message_factory=ping,
+            shutdown_grace_period=grace_seconds,
+        )
 
-    async def _sent(self, events: AsyncIterator[str]) -> AsyncIterator[dict[str, str]]:
+    async def _sent(self, events: AsyncIterator[Event]) -> AsyncIterator[dict[str, str]]:
         try:
             async for event in events:
-                yield {"data": event}
+                yield _fields(event)
         except (SemShareError, APIError) as e:
             error = of_package(e) if isinstance(e, SemShareError) else e
-            yield {"data": json.dumps(error.body())}
+            yield _fields(self._failed(error))
         self._complete = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,6 +190,10 @@ class AnswerStream(EventSourceResponse):
             await self._answering.aclose()
             if not self._complete:
                 self._cancelled()
+
+
+def _fields(event: Event) -> dict[str, str]:
+    return {"data": event} if isinstance(event, str) else event
 
 
 def client_closed() -> Response:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import semshare_agents
@@ -16,16 +16,17 @@ from semshare_agents.llm import SemShareLLM
 from semshare_agents.observe.metrics import Metrics
 from semshare_agents.settings import ServerSettings
 from semshare_server import errors, schemas
+from semshare_server.core import Core
 from semshare_server.gate import Gate
+from semshare_server.head import HeadAsGet, cors
 from semshare_server.keys import Keyring
 from semshare_server.limits import Admission, Traffic
+from semshare_server.messages import MessagesRoutes
+from semshare_server.models import Models, Names
 from semshare_server.page import Page
+from semshare_server.responses import ResponsesRoutes
 from semshare_server.routes import Routes
-
-
-def served_name(model: str) -> str:
-    """The name clients use: a hub id as it is, of a path its last part."""
-    return Path(model).name if Path(model).is_absolute() or model.startswith((".", "~")) else model
+from semshare_server.tokens import Tokens
 
 
 def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, close: bool = False) -> FastAPI:
@@ -41,7 +42,7 @@ def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, 
     llm.observers.append(metrics)
     admission, traffic = Admission(settings.running, settings.queue), Traffic(metrics.registry)
     metrics.registry.register(admission)
-    model = served_name(llm.reader.model.name)
+    names = Names(llm.reader.model, settings.model_names, settings.strict)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +53,12 @@ def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, 
 
     app = FastAPI(title="semshare", version=semshare_agents.__version__, lifespan=life, docs_url=None, redoc_url=None)
     errors.install(app)
-    app.include_router(Routes(llm, settings, admission, traffic, model).router)
+    core = Core(llm, settings, admission, traffic, names)
+    app.include_router(Routes(core).router)
+    app.include_router(ResponsesRoutes(core).router)
+    app.include_router(MessagesRoutes(core).router)
+    app.include_router(Models(names).router)
+    app.include_router(Tokens(llm).router)
 
     @app.get("/health", response_model=schemas.Health)
     async def health() -> dict[str, str]:
@@ -64,14 +70,17 @@ def create_app(llm: SemShareLLM, settings: ServerSettings, keyring: Keyring, *, 
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     if settings.page:
-        app.include_router(Page(llm, model).router)
+        app.include_router(Page(llm, names.served).router)
     app.add_middleware(
         Gate,
         keyring=keyring,
         tenant=llm.settings.tenant,
         body_bytes=settings.body_bytes,
+        hosts=settings.host_names,
         count=lambda route, status: traffic.responses.labels(route, str(status)).inc(),
     )
+    app.add_middleware(CORSMiddleware, **cors(settings.origins))
+    app.add_middleware(HeadAsGet)
     _document_keys(app, bool(keyring))
     return app
 

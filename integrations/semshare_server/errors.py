@@ -22,11 +22,22 @@ from semshare_agents.errors import (
     RegistryError,
     SemShareError,
 )
+from semshare_server.wording import first_fault
 
 log = logging.getLogger(__name__)
 
 CODES = {413: "body_too_large"}
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+ANTHROPIC_PATHS = ("/v1/messages",)
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class ErrorBody(BaseModel):
@@ -88,9 +99,18 @@ class APIError(Exception):
         kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """The whole response."""
-        return JSONResponse(self.body(), self.status, headers=self.headers)
+    def response(self, path: str) -> JSONResponse:
+        """The whole response, in the shape of the API that has the path."""
+        body = anthropic_body(self) if path.startswith(ANTHROPIC_PATHS) else self.body()
+        return JSONResponse(body, self.status, headers=self.headers)
+
+
+def anthropic_body(error: APIError) -> dict[str, Any]:
+    """An error as the Anthropic API tells it; its clients compact a history by the words of one that is too long."""
+    kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    long = error.code == "context_length_exceeded"
+    message = f"prompt is too long: {error.message}" if long else error.message
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 class QueueFullError(APIError):
@@ -121,12 +141,10 @@ def of_package(error: SemShareError) -> APIError:
 
 
 def of_validation(error: RequestValidationError) -> APIError:
-    """The first thing that is wrong with a body."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = "the body is not JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "this server does not know that field"
+    """What is wrong with a body, in words; of several things the first."""
+    if isinstance(error.body, bytes):
+        return APIError(400, "the body must be JSON: send it with `Content-Type: application/json`", "invalid_request")
+    place, message = first_fault(error.errors(), error.body)
     place = place.encode("utf-8", "replace").decode()
     told = _told_place(place)
     return APIError(400, f"{told}: {message}" if told else message, "invalid_request", place or None)
@@ -139,26 +157,27 @@ def _told_place(place: str) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Let every error leave in OpenAI's shape."""
+    """Let every error leave in the shape of its route's API."""
 
     @app.exception_handler(APIError)
-    async def _api(_: Request, error: APIError) -> JSONResponse:
-        return error.response()
+    async def _api(request: Request, error: APIError) -> JSONResponse:
+        return error.response(request.url.path)
 
     @app.exception_handler(SemShareError)
-    async def _package(_: Request, error: SemShareError) -> JSONResponse:
-        return of_package(error).response()
+    async def _package(request: Request, error: SemShareError) -> JSONResponse:
+        return of_package(error).response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        return of_validation(error).response()
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return of_validation(error).response(request.url.path)
 
     @app.exception_handler(500)
-    async def _fault(_: Request, __: Exception) -> JSONResponse:
+    async def _fault(request: Request, _: Exception) -> JSONResponse:
         # The framework raises it again afterwards, so that it is logged with its traceback.
-        return APIError(500, "the server could not answer; its log says why", "internal_error").response()
+        error = APIError(500, "the server could not answer; its log says why", "internal_error")
+        return error.response(request.url.path)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        headers = dict(error.headers or {})
-        return APIError(error.status_code, str(error.detail), CODES.get(error.status_code), headers=headers).response()
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code, headers = CODES.get(error.status_code), dict(error.headers or {})
+        return APIError(error.status_code, str(error.detail), code, headers=headers).response(request.url.path)

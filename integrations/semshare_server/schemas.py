@@ -6,13 +6,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from semshare_agents.errors import InvalidToolsError
+from semshare_agents.request.options import MOST_CHOICES, MOST_LIKELY
+from semshare_agents.tools.checking import clean_choice
+from semshare_server.forms import AUTO_WORDS, one_choice, one_form, one_tool, usable
+
 INT64 = 2**63
 MOST_TOOLS = 128
+MOST_STOPS = 256
+MOST_PROMPTS = 256
 TEXT_TOKENS = 16
 
 Text = Annotated[str, Field(max_length=4 * 1024**2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Tokens = Annotated[int, Field(ge=1, le=2**31)]
+AsMany = Literal[-1]
+"""What some clients say where they mean no limit."""
+Tokens = Annotated[int, Field(ge=1, le=2**31)] | AsMany
+TokenId = Annotated[int, Field(ge=0, le=2**31)]
+Number = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Strict(BaseModel):
@@ -21,7 +32,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class TextPart(Strict):
+class Open(BaseModel):
+    """Fields that nobody knows are kept apart, for `semshare_server.fields` to look at."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class Named(Open):
+    """A body that names a model; null is not given."""
+
+    model: str | None = Field(None, description="any name is served by the one model, unless the server is strict")
+
+
+class TextPart(Open):
     """A part of a message."""
 
     type: Literal["text"]
@@ -67,40 +90,11 @@ class Message(BaseModel):
         return self
 
 
-class Function(Strict):
-    """What a tool is called, does and takes."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    description: Text | None = None
-    parameters: dict[str, Any] | None = Field(None, description="JSON schema of an object")
-    strict: bool | None = Field(None, description="refuse a schema that the answer cannot be held to in full")
-
-
-class Tool(Strict):
-    """A tool that may be called."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Strict):
-    """The name of a tool."""
-
-    name: Annotated[str, Field(min_length=1, max_length=64)]
-
-
-class NamedTool(Strict):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-class StreamOptions(Strict):
+class StreamOptions(Open):
     """How an answer is streamed."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = Field(None, description="events are never padded")
+    include_obfuscation: bool | None = Field(None, description="changes nothing: events are never padded")
 
 
 class ReuseOptions(Strict):
@@ -112,28 +106,28 @@ class ReuseOptions(Strict):
     store: bool | None = Field(None, description="false: nothing of the turn is kept; default: it is kept")
 
 
-class TextFormat(Strict):
+class TextFormat(Open):
     """Plain text."""
 
     type: Literal["text"]
 
 
-class ObjectFormat(Strict):
+class ObjectFormat(Open):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class NamedSchema(Strict):
+class NamedSchema(Open):
     """A JSON schema with a name."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: str | None = Field(None, description="changes nothing")
     description: str | None = None
     schema_: dict[str, Any] = Field({"type": "object"}, alias="schema")
     strict: bool | None = Field(None, description="answers are held to the schema with or without it")
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(Open):
     """JSON that keeps to a schema."""
 
     type: Literal["json_schema"]
@@ -143,23 +137,31 @@ class SchemaFormat(Strict):
 Format = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
 
 
-class Common(Strict):
+class Common(Named):
     """What both kinds of completion take."""
 
-    model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31)] | AsMany | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Number] | None = Field(
+        None, description="what is added to logits, by token ids"
+    )
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    n: Literal[1] | None = Field(None, description="one answer a request")
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(None, description="answers, from one prefill")
     response_format: Format | None = None
-    user: str | None = None
     semshare: ReuseOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, body: Any) -> Any:
+        return one_form(body)
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
@@ -168,6 +170,23 @@ class Common(Strict):
             return self.response_format.json_schema.schema_
         return {"type": "object"} if isinstance(self.response_format, ObjectFormat) else None
 
+    @property
+    def sampling_options(self) -> dict[str, Any]:
+        """What the adapter is told of how tokens are drawn."""
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": max(0, self.top_k) if self.top_k is not None else None,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "logit_bias": self.logit_bias,
+            "seed": self.seed,
+            "stop": self.stop,
+            "n": self.n,
+        }
+
 
 class ChatRequest(Common):
     """Body of `/v1/chat/completions`."""
@@ -175,54 +194,92 @@ class ChatRequest(Common):
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="functions, in OpenAI's form or one like it; what cannot be used is passed over"
+    )
+    tool_choice: Annotated[str, Field(min_length=1)] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = Field(None, description="several calls in one answer; only where true")
-    logprobs: Literal[False] | None = None
-    metadata: dict[str, str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     store: bool | None = Field(None, description="as in `semshare`; false in one of both is enough")
-    service_tier: Literal["auto", "default"] | None = None
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
-
-    @model_validator(mode="after")
-    def _choice_has_tools(self) -> Self:
-        if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise ValueError("tool_choice asks for a call, but there are no tools")
-        return self
 
     @property
-    def tool_options(self) -> dict[str, Any]:
-        """What the adapter is told of tools."""
-        choice = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+    def most_tokens(self) -> int | None:
+        """Longest answer; None for what there is room for."""
+        longest = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return None if longest == -1 else longest
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens are told of each place; None where nobody asks."""
+        return (self.top_logprobs or 0) if self.logprobs or (self.top_logprobs and self.logprobs is None) else None
+
+    def tool_options(self) -> tuple[dict[str, Any], list[str]]:
+        """What the adapter is told of tools, and which of them are passed over.
+
+        Raises:
+            InvalidToolsError: no tool can be used, or the choice is none of them.
+        """
+        tools, odd = usable(self.tools or ())
+        choice = one_choice(self.tool_choice)
+        if not tools and choice not in (None, *AUTO_WORDS[:2]):
+            raise InvalidToolsError("tool_choice asks for a call, but there are no tools")
+        clean_choice(choice if tools else None, tools)
         return {
-            "tools": [tool.model_dump(exclude={"function": {"strict"}}) for tool in self.tools or ()] or None,
-            "tool_choice": choice if self.tools else None,
+            "tools": tools or None,
+            "tool_choice": choice if tools else None,
             "parallel_tool_calls": bool(self.parallel_tool_calls),
-        }
+        }, odd
 
     @property
     def strict_schemas(self) -> list[dict[str, Any]]:
         """Schemas of the tools that are `strict`."""
-        functions = [tool.function for tool in self.tools or ()]
-        return [f.parameters for f in functions if f.strict and f.parameters is not None]
+        found = (one_tool(tool).get("function") for tool in self.tools or ())
+        functions = [function for function in found if isinstance(function, dict) and function.get("strict") is True]
+        return [f["parameters"] for f in functions if isinstance(f.get("parameters"), dict)]
 
 
 class CompletionRequest(Common):
     """Body of `/v1/completions`."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
-    max_tokens: Tokens | None = Field(None, description=f"default: {TEXT_TOKENS}, as with OpenAI")
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    logprobs: None = None
-    suffix: None = None
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | AsMany | None = Field(
+        None, description=f"default: {TEXT_TOKENS}, as with OpenAI; 0 reads the prompt alone"
+    )
+    echo: bool | None = Field(None, description="the prompt stands before the answer, with its own `logprobs`")
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | bool | None = None
+    store: bool | None = Field(None, description="as in `semshare`; false in one of both is enough")
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Longest answer; None for what there is room for."""
+        if self.max_tokens == -1:
+            return None
+        return TEXT_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many likely tokens are told of each place; None where nobody asks."""
+        return None if self.logprobs is None or self.logprobs is False else int(self.logprobs)
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, each as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
 
 
 class CachedTokens(BaseModel):
     """Details of the prompt's tokens."""
 
     cached_tokens: int = Field(description="tokens whose KV was reused and is exact; part of the prompt's tokens")
+    reused_tokens: int = Field(description="tokens whose KV was reused, exact or not: `cached_tokens` and what moved")
 
 
 class TokenUsage(BaseModel):
@@ -248,7 +305,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     finish_reason: Literal["stop", "length", "tool_calls"]
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -269,7 +326,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     finish_reason: Literal["stop", "length"]
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class Completion(BaseModel):
@@ -291,6 +348,11 @@ class ModelInfo(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str = Field(description="what it was loaded from")
+    max_model_len: int = Field(description="longest prompt and answer, in tokens")
+    context_length: int = Field(description="the same")
+    context_window: int = Field(description="the same")
+    aliases: list[str] = Field(description="other names under which it is served")
 
 
 class ModelList(BaseModel):

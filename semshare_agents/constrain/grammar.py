@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
+from semshare_agents.constrain.dialects import Schema, closed
 from semshare_agents.errors import InvalidSchemaError
 from semshare_agents.tools.base import ToolFormat
 from semshare_agents.tools.checking import AUTO, NONE, REQUIRED, Tools
 
-Schema = Mapping[str, Any]
 TokenIds = Mapping[str, int]
 
 STYLE = {
@@ -26,9 +25,6 @@ STYLE = {
     # Python's and OpenAPI's unions are oneOf, though no answer could be two of their cases.
     "coerce_one_of": True,
 }
-INSIDE_MANY = ("properties", "$defs", "definitions")
-INSIDE_LIST = ("anyOf", "oneOf", "prefixItems")
-OPENERS = ("additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref")
 
 
 def answer_grammar(
@@ -120,28 +116,16 @@ def _quoted(text: str) -> str:
 def _json(schema: Schema, lenient: bool = False) -> str:
     """A rule's term for JSON of a schema; lenient passes over what the library cannot hold an answer to."""
     try:
-        styled = {**_closed(dict(schema)), "x-guidance": {**STYLE, "lenient": lenient}}
+        styled = {**closed(schema), "x-guidance": {**STYLE, "lenient": lenient}}
         return f"%json {json.dumps(styled, ensure_ascii=False, allow_nan=False)}"
     except (TypeError, ValueError, RecursionError) as e:
         raise InvalidSchemaError(f"a JSON schema is no JSON: {e}") from e
 
 
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with objects held to their named properties where it does not say; a model has no use for others."""
-    out = dict(schema)
-    for key in INSIDE_MANY:
-        if isinstance(out.get(key), Mapping):
-            out[key] = {name: _sub(inner) for name, inner in out[key].items()}
-    for key in INSIDE_LIST:
-        if isinstance(out.get(key), list):
-            out[key] = [_sub(inner) for inner in out[key]]
-    for key in ("items", "additionalProperties"):
-        if key in out:
-            out[key] = _sub(out[key])
-    if "properties" in out and not any(key in out for key in OPENERS):
-        out["additionalProperties"] = False
-    return out
+def schema_grammar(schema: Schema) -> str:
+    """The grammar of a tool's arguments alone, lenient as in calls.
 
-
-def _sub(schema: Any) -> Any:
-    return _closed(dict(schema)) if isinstance(schema, Mapping) else schema
+    Raises:
+        InvalidSchemaError: the schema is not JSON.
+    """
+    return f"start: {_json(schema, lenient=True)}\n"

@@ -80,7 +80,8 @@ class Scheduler:
             if any(part.step.run is step.run for part in parts):
                 continue  # one step of a run after the other
             count = work.rows_left
-            if work.priority is not Priority.STREAM:
+            # The rows of which logits are wanted are computed in one pass.
+            if work.priority is not Priority.STREAM and step.logits <= LAST_ROWS:
                 count = self._fitting(work, rows, left, streaming, alone=not parts)
             if count:
                 finishes = count == work.rows_left

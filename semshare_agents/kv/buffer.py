@@ -7,7 +7,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from semshare_agents.kv.layout import KV, KVLayout, tokens_of
+from semshare_agents.kv.layout import KV, KVLayout, put, take, tokens_of
 
 
 class BufferPool:
@@ -42,6 +42,20 @@ class BufferPool:
         # NumPy asks the kernel for huge pages on large arrays: first use is several times faster than torch.empty.
         raw = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
         return torch.from_numpy(raw).view(dtype).view(shape)
+
+    def larger(self, buffer: KV, used: int, tokens: int) -> KV:
+        """A buffer with room for `tokens` that begins as another does.
+
+        The other one is not given back: somebody may be reading it out, to whom it stays as it is.
+
+        Args:
+            buffer: The other.
+            used: How many of its tokens count.
+            tokens: The room.
+        """
+        grown = self.acquire(tokens)
+        put(grown, 0, take(buffer, 0, used))
+        return grown
 
     def release(self, buffer: KV) -> None:
         """Give a buffer back; the smallest of too many is dropped."""

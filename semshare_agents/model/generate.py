@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -35,6 +36,8 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: Ints, device: torch.device, constraint: Constraint | None = None):
         self._constraint = constraint
         self._frequency_penalty = sampling.frequency_penalty
+        self._presence_penalty = sampling.presence_penalty
+        self._bias = sampling.logit_bias
         self._answered: Counter[int] = Counter()
         self._greedy = sampling.temperature < COLDEST
         self._seen = torch.as_tensor(prompt, device=device)[None]
@@ -52,6 +55,8 @@ class Sampler:
                 processors.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1.0:
                 processors.append(TopPLogitsWarper(sampling.top_p))
+            if sampling.min_p:
+                processors.append(MinPLogitsWarper(sampling.min_p))
         self._processors = processors
 
     @property
@@ -93,10 +98,12 @@ class Sampler:
         return len(tokens) if self._constraint is None else self._constraint.possible(tokens)
 
     def _allowed(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._frequency_penalty and self._answered:
-            tokens = torch.tensor(list(self._answered), device=logits.device)
-            counts = torch.tensor(list(self._answered.values()), device=logits.device, dtype=torch.float32)
-            logits = logits.float().index_add(0, tokens, counts, alpha=-self._frequency_penalty)
+        if (self._frequency_penalty or self._presence_penalty) and self._answered:
+            counts = self._answered.items()
+            penalties = {t: -self._presence_penalty - count * self._frequency_penalty for t, count in counts}
+            logits = _added(logits, penalties)
+        if self._bias:
+            logits = _added(logits, {token: bias for token, bias in self._bias if token < len(logits)})
         return logits if self._constraint is None else self._constraint.narrow(logits)
 
     def _drawn(self, logits: torch.Tensor) -> int:
@@ -109,3 +116,10 @@ class Sampler:
             token = torch.multinomial(scores.softmax(-1), 1, generator=self._generator)
         self._seen = torch.cat([self._seen, token], dim=1)
         return int(token)
+
+
+def _added(logits: torch.Tensor, biases: Mapping[int, float]) -> torch.Tensor:
+    """Logits `(vocabulary,)` with what is added to those of single tokens."""
+    tokens = torch.tensor(list(biases), device=logits.device, dtype=torch.long)
+    values = torch.tensor(list(biases.values()), device=logits.device, dtype=torch.float32)
+    return logits.float().index_add(0, tokens, values)

@@ -15,6 +15,9 @@ from semshare_agents.model.lengths import context_tokens
 from semshare_agents.model.reordered import reorder
 from semshare_agents.model.support import Support, examine
 
+SHARES = ("top_p", "min_p")
+ADVISED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -52,6 +55,20 @@ class LoadedModel:
         """Input token embeddings `(vocabulary, hidden)`."""
         weight: torch.Tensor = self.model.get_input_embeddings().weight
         return weight
+
+    @property
+    def advised_sampling(self) -> dict[str, Any]:
+        """How its makers advise to draw tokens (`generation_config.json`), as fields of `Sampling`; empty for greedily.
+
+        Values that are none are left out.
+        """
+        config = self.model.generation_config
+        given = {name: getattr(config, name, None) for name in ADVISED}
+        found = {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value > 0}
+        found = {name: value for name, value in found.items() if value <= 1 or name not in SHARES}
+        if not getattr(config, "do_sample", False):
+            return {name: value for name, value in found.items() if name == "repetition_penalty"}
+        return {"temperature": 1.0, **found, **({"top_k": int(found["top_k"])} if "top_k" in found else {})}
 
     @property
     def layers(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from semshare_agents.kv.buffer import BufferPool
-from semshare_agents.kv.layout import KV
+from semshare_agents.kv.layout import KV, tokens_of
 from semshare_agents.model.attention import AttentionObserver, Stop
 from semshare_agents.model.rows import RowModel, RowPruning, Rows
 from semshare_agents.values import Ints
@@ -129,14 +129,15 @@ class RowRun(Run):
         rows: The row model.
         pool: Where the buffer comes from.
         tokens: Prompt and answer, at most.
+        first_tokens: For how many its buffer has room at first; default: all.
     """
 
-    def __init__(self, rows: RowModel, pool: BufferPool, tokens: int):
+    def __init__(self, rows: RowModel, pool: BufferPool, tokens: int, first_tokens: int | None = None):
         super().__init__(rows.device)
         self.model = rows
         """Computes its rows."""
         self._pool = pool
-        self._buffer: KV | None = pool.acquire(tokens)
+        self._buffer: KV | None = pool.acquire(min(tokens, first_tokens or tokens))
         self._tokens = np.zeros(tokens, np.int64)
         self.semantic = False
         """Whether some of the KV is that of text which says much the same."""
@@ -246,12 +247,18 @@ class RowRun(Run):
         return out
 
     def rows_of(self, step: Step) -> Rows:
-        """A step's rows, for a pass."""
+        """A step's rows, for a pass; the buffer has room for them."""
+        self._make_room(int(step.rows[-1]) + 1)
         return Rows(step.token_ids, step.rows, self.buffer, step.logits, step.observer)
 
     def computed(self, step: Step) -> None:
         """A step's rows were computed."""
         self.length, self.exact, self.deferred = step.length, step.exact, self.deferred[step.deferred :]
+
+    def _make_room(self, tokens: int) -> None:
+        """Go on in a larger buffer where this one is too small."""
+        if tokens > tokens_of(self.buffer):
+            self._buffer = self._pool.larger(self.buffer, self.length, min(2 * tokens, max(tokens, self.capacity)))
 
     def prefill(self, prompt: Ints, rows: Ints, exact: int) -> torch.Tensor:
         """Compute some rows of a prompt on this thread, as in `part`; returns the last token's logits."""

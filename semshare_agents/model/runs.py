@@ -7,6 +7,8 @@ from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import RowRun, Run
 from semshare_agents.model.stock import StockRun
 
+FIRST_ROOM_TOKENS = 512
+
 
 class Runs:
     """Makes runs, by rows where the model allows it.
@@ -24,12 +26,18 @@ class Runs:
         self._model = model
         self.pool = None if rows is None else BufferPool(rows.layout, rows.device, spare_buffers)
 
-    def new(self, tokens: int) -> Run:
-        """A run with room for so many tokens, prompt and answer."""
+    def new(self, prompt_tokens: int, room_tokens: int = 0) -> Run:
+        """A run with room for a prompt; it grows with the answer, since few have all the tokens that they may.
+
+        Args:
+            prompt_tokens: Length of the prompt.
+            room_tokens: How many tokens the answer may have.
+        """
+        tokens = prompt_tokens + room_tokens
         support = self._model.support
         if support.rows is None or self.pool is None or support.beyond(tokens):
             return StockRun(self._model.model, support.rows)
-        return RowRun(support.rows, self.pool, tokens)
+        return RowRun(support.rows, self.pool, tokens, prompt_tokens + min(room_tokens, FIRST_ROOM_TOKENS))
 
     def by_rows(self, tokens: int) -> RowRun:
         """A run that computes any rows, of a stored turn say: only what was computed by rows is stored."""

@@ -58,15 +58,23 @@ class TextStream:
         self._pending = ""
         self.text = ""
         self.stopped = False
+        self.stop_string = ""
+        """The stop string that was met."""
+
+    @property
+    def decoded(self) -> int:
+        """Characters so far, those included that are held back."""
+        return len(self.text) + len(self._pending)
 
     def push(self, token: int) -> str:
         """Add a token; returns text that is certain to be part of the answer."""
         self._pending += self._decode(token) or ""
         self._pending += self._marks.get(token, "")
-        cuts = [at for s in self._stop if (at := self._pending.find(s)) >= 0]
+        cuts = [(at, s) for s in self._stop if (at := self._pending.find(s)) >= 0]
         if cuts:
             self.stopped = True
-            self._pending = self._pending[: min(cuts)]
+            at, self.stop_string = min(cuts)
+            self._pending = self._pending[:at]
             return self.finish()
         return self._release(len(self._pending) - self._held())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from semshare_agents.errors import ContextLengthError, InvalidMessagesError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.messages.prompt import ChatPrompt
 from semshare_agents.messages.template import form_of
-from semshare_agents.values import Ints
+from semshare_agents.values import Ints, Sampling
 
 __all__ = ["check_length", "clean_messages", "question_tokens", "tokenise", "tokenise_text"]
 
@@ -65,6 +66,18 @@ def tokenise_text(tokenizer: Any, messages: list[dict[str, Any]], ended: bool = 
     return encoded
 
 
+def checked_ids(ids: Sequence[int], vocabulary: int) -> Ints:
+    """A prompt that the caller made, shape `(tokens,)`.
+
+    Raises:
+        InvalidMessagesError: it holds an id that the model has no token for.
+    """
+    unknown = next((i for i in ids if not 0 <= i < vocabulary), None)
+    if unknown is not None:
+        raise InvalidMessagesError(f"the prompt holds the token id {unknown}; the model knows 0 to {vocabulary - 1}")
+    return np.asarray(ids, dtype=np.int64)
+
+
 def _marks_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the tokenizer sets before and after a text."""
     bare, full = (list(tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
@@ -83,15 +96,30 @@ def question_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> int:
     return min(count, LONGEST_QUESTION_TOKENS) + TEMPLATE_TOKENS
 
 
-def check_length(prompt_tokens: int, max_new_tokens: int, context_tokens: int) -> int:
+def check_length(
+    prompt_tokens: int, max_new_tokens: int | None, context_tokens: int, reuse_tokens: int | None = None
+) -> int:
     """How many tokens may be generated.
+
+    Args:
+        prompt_tokens: Length of the prompt.
+        max_new_tokens: Most tokens that are asked for; None where the caller does not say.
+        context_tokens: Longest sequence of the model.
+        reuse_tokens: Longest sequence that can reuse KV, where that is shorter. An answer of which nobody says how long
+            it may be ends there, if a usual one fits before: else no such turn could reuse anything.
 
     Raises:
         ContextLengthError: the prompt leaves no room for an answer.
     """
     room = context_tokens - prompt_tokens
     if room < 1:
+        # Clients know an overflow by such words alone, each by others.
         raise ContextLengthError(
-            f"the prompt has {prompt_tokens} tokens, the model's context {context_tokens}: shorten the history"
+            f"prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum. This model's maximum context "
+            f"length is {context_tokens} tokens. However, your messages resulted in {prompt_tokens} tokens, which "
+            "exceeds the context window: shorten the history"
         )
-    return min(max_new_tokens, room)
+    if max_new_tokens is not None:
+        return min(max_new_tokens, room)
+    before = room if reuse_tokens is None else reuse_tokens - prompt_tokens
+    return min(before, room) if before >= Sampling.TYPICAL_TOKENS else room

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from semshare_agents.registry.browsing import TurnRow
+    from semshare_agents.registry.notes import Note, Noted
     from semshare_agents.request.counting import PromptCounter
     from semshare_agents.store import Tier
 
@@ -23,6 +24,10 @@ class ServedModel(Protocol):
     @property
     def context_tokens(self) -> int:
         """The longest prompt and answer."""
+
+    @property
+    def advised_sampling(self) -> dict[str, Any]:
+        """How its makers advise to draw tokens, as fields of `semshare_agents.values.Sampling`."""
 
     @property
     def tokenizer(self) -> Any:
@@ -48,6 +53,12 @@ class Stored(Protocol):
 
     async def history(self, tenant: str, session: str) -> list[dict[str, Any]]:
         """The messages of a session's newest turn and its answer."""
+
+    async def notes(self, tenant: str, session: str, after: int = 0) -> list[Note]:
+        """Notes of a session's turns with ids past `after`, oldest first."""
+
+    async def noted(self, tenant: str, session: str, name: str) -> Noted | None:
+        """The turn of a session whose note has the `id` name, with what was said; None where there is none."""
 
     async def newest_forget(self) -> int:
         """The newest act of forgetting; 0 where there was none."""

@@ -39,7 +39,7 @@ class Tracing:
             "gen_ai.provider.name": "semshare",
             "gen_ai.request.model": seen.model,
             "gen_ai.response.model": seen.model,
-            "gen_ai.request.max_tokens": sampling.max_new_tokens,
+            **({} if (most := sampling.max_new_tokens) is None else {"gen_ai.request.max_tokens": most}),
             "gen_ai.request.temperature": sampling.temperature,
             "gen_ai.usage.input_tokens": usage.prompt_tokens,
             "gen_ai.usage.output_tokens": usage.completion_tokens,

@@ -16,6 +16,7 @@ from semshare_agents.errors import SealedError
 from semshare_agents.registry import tables as t
 from semshare_agents.registry.database import Part
 from semshare_agents.registry.naming import missing, session_id
+from semshare_agents.registry.notes import without_note
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Browsing(Part):
         """
         query = _turns().add_columns(t.turns.c.depth, t.turns.c.answer).order_by(t.turns.c.id.desc()).limit(limit)
         async with self.database.reading() as c:
-            return [SimpleNamespace(**self.database.cipher.decrypted(row._mapping)) for row in await c.execute(query)]
+            return [SimpleNamespace(**self._opened(row._mapping)) for row in await c.execute(query)]
 
     async def browse(
         self, tenant: str, *, session: str | None = None, before: int | None = None, limit: int = 50
@@ -79,7 +80,7 @@ class Browsing(Part):
         if before is not None:
             query = query.where(t.turns.c.id < before)
         async with self.database.reading() as c:
-            return [TurnRow(**self.database.cipher.decrypted(row._mapping)) for row in await c.execute(query)]
+            return [TurnRow(**self._opened(row._mapping)) for row in await c.execute(query)]
 
     async def missing(self, tenant: str, session: str | None = None) -> str:
         """What is not stored of a tenant and its session, with the nearest names; empty where all is there."""
@@ -100,7 +101,7 @@ class Browsing(Part):
             row = (await c.execute(query)).first()
         if row is None:
             return None
-        values = self.database.cipher.decrypted(row._mapping)
+        values = self._opened(row._mapping)
         tokens = np.frombuffer(values.pop("tokens"), dtype="<i4")
         return TurnRow(**values), tokens
 
@@ -194,6 +195,11 @@ class Browsing(Part):
                 for name in ("seconds", "low", "high"):
                     total[name] += saved.get(name, 0.0)
         return totals
+
+    def _opened(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """A row as people see it: opened, and without what integrations noted."""
+        values = self.database.cipher.decrypted(row)
+        return {**values, "report": without_note(values["report"])}
 
     def _saved(self, row: Mapping[str, Any]) -> dict[str, float]:
         """What a turn saved; empty where that is not known."""

@@ -15,6 +15,7 @@ from semshare_agents.registry.eviction import Eviction
 from semshare_agents.registry.finding import Finding
 from semshare_agents.registry.forgetting import Forgetting
 from semshare_agents.registry.name_keys import NameKeys
+from semshare_agents.registry.notes import Notes
 from semshare_agents.registry.pinning import Pinning
 from semshare_agents.registry.replay import Replay
 from semshare_agents.registry.scopes import Scopes
@@ -25,7 +26,9 @@ from semshare_agents.security.name_key import KEY_BYTES
 EVENT_ROWS = 200_000
 
 
-class Registry(Scopes, Finding, Writing, Forgetting, Erasure, Pinning, Eviction, Drift, Browsing, Consistency, Replay):
+class Registry(
+    Scopes, Finding, Writing, Notes, Forgetting, Erasure, Pinning, Eviction, Drift, Browsing, Consistency, Replay
+):
     """Async access to one registry database: its parts at one address.
 
     Use `Registry.open`. Blocks held in another process's RAM are invisible here; `database.holder` names this process.

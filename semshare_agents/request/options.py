@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from semshare_agents.errors import ConfigurationError
 from semshare_agents.request.output import response_spec, without_template
 from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
 from semshare_agents.values import Fidelity, Messages, Reuse, Sampling
+
+MOST_CHOICES = 4
+MOST_LIKELY = 20
+"""Most of the likeliest tokens that are told of a place."""
 
 
 def said(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +46,9 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
     reuse = Reuse.parse(given.pop("reuse", settings.reuse))
     fidelity = Fidelity.parse(given.pop("fidelity", settings.fidelity))
     store, raw = _switch(given, "store", True), _switch(given, "raw", False)
+    prompt_ids = _token_ids(given.pop("prompt_ids", None), raw)
+    choices = _count(given, "n", 1, 1, MOST_CHOICES)
+    logprobs, prompt_logprobs = (_count(given, f"{of}logprobs", None, 0, MOST_LIKELY) for of in ("", "prompt_"))
     tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
     response = response_spec(
         tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None)
@@ -48,13 +57,18 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
     return Request(
         messages=messages,
         tenant=tenant,
-        reuse=reuse,
+        # What a prompt's tokens are likely to be is asked of the model itself.
+        reuse=reuse if prompt_logprobs is None else Reuse.OFF,
         sampling=_sampling(settings, given),
         session=session,
         response=response,
         store=store,
         fidelity=fidelity,
         raw=raw,
+        prompt_ids=prompt_ids,
+        choices=1 if choices is None else choices,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 
@@ -69,8 +83,44 @@ def _sampling(settings: Settings, given: dict[str, Any]) -> Sampling:
         raise ConfigurationError(f"stop must be a string or a list of strings, not {type(stop).__name__}")
     if "stop" in given:
         given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "logit_bias" in given:
+        given["logit_bias"] = _biases(given["logit_bias"])
     changed: Sampling = replace(sampling, **given)
     return changed
+
+
+def _biases(given: object) -> tuple[tuple[int, float], ...]:
+    """Pairs of a token id and what is added to its logit; ids may be digits, as JSON's keys are."""
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"logit_bias must give numbers by token ids, not {type(given).__name__}")
+    try:
+        return tuple((int(token), bias) for token, bias in given.items())
+    except (TypeError, ValueError):
+        raise ConfigurationError("logit_bias must give numbers by token ids") from None
+
+
+def _token_ids(given: object, raw: bool) -> tuple[int, ...] | None:
+    """A prompt's token ids, of which the model says later whether it knows them."""
+    if given is None:
+        return None
+    if not raw:
+        raise ConfigurationError("prompt_ids are a raw prompt's: give raw=True with them")
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"prompt_ids must be a list of token ids, not {type(given).__name__}")
+    found = tuple(given)
+    if not found or not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in found):
+        raise ConfigurationError("prompt_ids must be token ids, at least one")
+    return tuple(int(i) for i in found)
+
+
+def _count(given: dict[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
+    """Take out an option that is a whole number within bounds."""
+    if name not in given:
+        return default
+    value = given.pop(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+    return value
 
 
 def _name(what: str, value: object) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from semshare_agents.constrain.constraint import Constrainer, Constraint, installed
-from semshare_agents.constrain.grammar import answer_grammar, call_grammar
+from semshare_agents.constrain.dialects import loosened
+from semshare_agents.constrain.grammar import answer_grammar, call_grammar, schema_grammar
 from semshare_agents.constrain.watching import UntilCalled
 from semshare_agents.errors import InvalidSchemaError, InvalidToolsError
 from semshare_agents.messages.cleaning import Chat
@@ -23,6 +25,8 @@ from semshare_agents.tools.checking import AUTO, NONE, Tools, clean_choice, clea
 from semshare_agents.tools.depth import MOST_NESTED, too_deep
 from semshare_agents.tools.drafts import FreeText
 from semshare_agents.values import Ints
+
+log = logging.getLogger(__name__)
 
 THOUGHT_TOKENS = 16
 """So many tokens at a prompt's end are looked at for a mark that opens a thought."""
@@ -109,7 +113,8 @@ class OutputControl:
     def constraint(self, response: ResponseSpec, prompt: Ints = NO_PROMPT) -> Constraint | None:
         """What holds the answer to what is wanted; None where it is free. May block: call it on a thread.
 
-        Calls that are left to the model are held to their schemas where the library is installed.
+        Calls that are left to the model are held to their schemas where the library is installed. What cannot be held
+        to of one tool's schema is passed over, and keeps no other tool from being called.
 
         Args:
             response: What is wanted.
@@ -119,6 +124,15 @@ class OutputControl:
             ConfigurationError: the library is not installed.
             InvalidSchemaError: a schema is malformed or not supported.
         """
+        try:
+            return self._constraint(response, prompt)
+        except InvalidSchemaError:
+            tools = [self._possible(tool) for tool in response.tools]
+            if tools == response.tools:
+                raise
+            return self._constraint(replace(response, tools=tools), prompt)
+
+    def _constraint(self, response: ResponseSpec, prompt: Ints) -> Constraint | None:
         if response.schema is None and response.choice == AUTO:
             return self._until_called(response, prompt) if response.tools and installed() else None
         marks, closing = (self._marks, self.thinking(prompt)) if response.tools else ({}, "")
@@ -126,6 +140,23 @@ class OutputControl:
             response.schema, response.tools, response.choice, response.parallel, self.form, marks, closing
         )
         return self._constrainer.constraint(grammar)
+
+    def _fits(self, schema: Mapping[str, Any]) -> bool:
+        """Whether a call's arguments can be held to a schema."""
+        try:
+            self._constrainer.constraint(schema_grammar(schema))
+        except InvalidSchemaError:
+            return False
+        return True
+
+    def _possible(self, tool: dict[str, Any]) -> dict[str, Any]:
+        """A tool with that part of its schema that calls can be held to."""
+        function = tool["function"]
+        if self._fits(function["parameters"]):
+            return tool
+        left, odd = loosened(function["parameters"], self._fits)
+        log.warning("calls of the tool %r are not held to %s", function["name"], ", ".join(odd) or "its schema")
+        return {**tool, "function": {**function, "parameters": left}}
 
     def _until_called(self, response: ResponseSpec, prompt: Ints) -> Constraint:
         grammars = [

@@ -22,6 +22,10 @@ class Request:
         store: Whether the turn is remembered.
         fidelity: How far the answer may drift from a cold run's.
         raw: Whether the text of the one message is the prompt as it is, without a chat template.
+        prompt_ids: The prompt's token ids, where the caller has made them; the one message is their text.
+        choices: How many answers are drawn, one after the other, from one prefill.
+        logprobs: Of each token of an answer the log probability, and so many of the likeliest instead; None for none.
+        prompt_logprobs: The same of the prompt's tokens; they are computed without reuse.
     """
 
     messages: Messages
@@ -33,3 +37,7 @@ class Request:
     store: bool = True
     fidelity: Fidelity = FAST
     raw: bool = False
+    prompt_ids: tuple[int, ...] | None = None
+    choices: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None

@@ -77,7 +77,9 @@ class CallStream:
             return "" if self._reader.name or self._forced else self._unsure
         rest, self._pending = self._pending, ""
         if not self._between:
-            return self._free.finish() + rest
+            held = self._free.finish() + rest
+            # A forced call that was cut off inside its first mark is none, and no text either.
+            return "" if self._forced and self._form.trigger.startswith(held.strip()) else held
         return self._given_up() + rest if self._is_text() and not self._forced else ""
 
     def _text(self) -> str:

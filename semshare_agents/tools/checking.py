@@ -11,6 +11,8 @@ from semshare_agents.tools.depth import MOST_NESTED, too_deep
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 AUTO, NONE, REQUIRED = "auto", "none", "required"
+OBJECTS = ("object", "dict")
+"""What the type of an object is called, in letters of either case."""
 
 Tools = list[dict[str, Any]]
 
@@ -28,7 +30,7 @@ def clean_tools(tools: object) -> Tools:
         return []
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence):
         raise InvalidToolsError('tools must be a list of {"type": "function", "function": {...}} mappings')
-    cleaned = [_clean(i, tool) for i, tool in enumerate(tools)]
+    cleaned = [clean_tool(i, tool) for i, tool in enumerate(tools)]
     names = [tool["function"]["name"] for tool in cleaned]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -36,7 +38,16 @@ def clean_tools(tools: object) -> Tools:
     return cleaned
 
 
-def _clean(index: int, tool: object) -> dict[str, Any]:
+def clean_tool(index: int, tool: object) -> dict[str, Any]:
+    """One tool in OpenAI's form, as `clean_tools` gives it.
+
+    Args:
+        index: Its place, for errors.
+        tool: The tool.
+
+    Raises:
+        InvalidToolsError: it is malformed.
+    """
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if not isinstance(function, Mapping):
         raise InvalidToolsError(f'tool {index} is not of the form {{"type": "function", "function": {{...}}}}')
@@ -50,13 +61,17 @@ def _clean(index: int, tool: object) -> dict[str, Any]:
     parameters = function.get("parameters")
     if parameters is None:
         parameters = {"type": "object", "properties": {}}
-    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+    if not isinstance(parameters, Mapping) or str(parameters.get("type") or "object").lower() not in OBJECTS:
         raise InvalidToolsError(f"the parameters of tool {name!r} must be a JSON schema of an object")
     if too_deep(parameters):
         raise InvalidToolsError(f"the parameters of tool {name!r} are nested deeper than {MOST_NESTED} levels")
+    # Templates and readers of calls go through the properties, whatever else a schema says.
+    given = {key: value for key, value in parameters.items() if value is not None}
+    if not isinstance(given.get("properties", {}), Mapping):
+        del given["properties"]
     return {
         "type": "function",
-        "function": {"name": name, "description": described or "", "parameters": dict(parameters)},
+        "function": {"name": name, "description": described or "", "parameters": given},
     }
 
 

@@ -50,7 +50,18 @@ def generation_of(
     usage = Usage(len(prefilled.prompt), len(answer.tokens), report.tokens["exact"])
     called = any(call.whole for call in calls) and answer.finish_reason == "stop"
     reason = "tool_calls" if called else answer.finish_reason
-    return Generation(content, tuple(answer.tokens), reason, usage, report, calls, answer.text)
+    return Generation(
+        text=content,
+        tokens=tuple(answer.tokens),
+        finish_reason=reason,
+        usage=usage,
+        report=report,
+        tool_calls=calls,
+        raw=answer.text,
+        stop_string=answer.stop_string,
+        logprobs=answer.told(),
+        prompt_logprobs=prefilled.filled.logprobs,
+    )
 
 
 def piece_of(parted: CallStream, text: str) -> Piece:

@@ -20,13 +20,11 @@ from semshare_agents.concurrency.threads import both
 from semshare_agents.engine import Engine, Priority
 from semshare_agents.errors import RegistryError, SemShareError
 from semshare_agents.memory import Memory
-from semshare_agents.messages.cleaning import clean_messages
-from semshare_agents.model.generate import Sampler
+from semshare_agents.model.likelihoods import Likelihoods
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import DEFERRED_STEP_ROWS, Run, Step
 from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
-from semshare_agents.model.tokenise import check_length, tokenise_text
 from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
@@ -34,26 +32,21 @@ from semshare_agents.retain.run import retained
 from semshare_agents.reuse.certain import LATER_SPREADS
 from semshare_agents.reuse.plan import used_rows, without
 from semshare_agents.timing.clock import Clock
+from semshare_agents.turn.asking import asked_of, tokenised
 from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, new_turn
+from semshare_agents.turn.choices import again, once_more, rewound
 from semshare_agents.turn.compute import Computing, settled
 from semshare_agents.turn.decode import Answer, Decoder, Decoding
 from semshare_agents.turn.drafting import Drafting
 from semshare_agents.turn.followers import Followers
+from semshare_agents.turn.likelihood import likely_prompt
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
 from semshare_agents.turn.outcome import generation_of, piece_of, report_of
 from semshare_agents.turn.planner import Planner
 from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled, TurnUnderway
 from semshare_agents.turn.underway import Underway
-from semshare_agents.values import (
-    Alignment,
-    Kind,
-    Piece,
-    Plan,
-    Reason,
-    ReasonCode,
-    Reuse,
-)
+from semshare_agents.values import Alignment, Kind, Piece, Plan, Reason, ReasonCode, Reuse
 from semshare_agents.values.reason import MODEL_CHANGED, REUSE_OFF
 
 log = logging.getLogger(__name__)
@@ -103,9 +96,30 @@ class Pipeline:
             PromptError: the messages are malformed or too long, or the answer cannot be held to what is wanted.
         """
         prefilled = await self.prefill(request, clock)
-        answer = Answer(sampled_tokens=self.followers.sampled_tokens(prefilled))
+        finished = False
+        try:
+            for choice in range(request.choices):
+                if choice:
+                    prefilled = await self._once_more(prefilled)
+                async with aclosing(self._answered(prefilled, choice)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            finished = True
+        finally:
+            self.underway.leave(prefilled.run, prefilled.turn, finished)
+
+    async def _once_more(self, prefilled: Prefilled) -> Prefilled:
+        """The prompt again, for another answer; its KV is there already where the run can go back to it."""
+        request = again(prefilled.request)
+        if not rewound(prefilled):
+            return await self.prefill(request)
+        return once_more(prefilled, await threads.work(asked_of, self.model, self.output, request, prefilled.prompt))
+
+    async def _answered(self, prefilled: Prefilled, choice: int) -> AsyncGenerator[Piece]:
+        """Draw one answer to a prompt piece by piece, and store the turn."""
+        answer, request = Answer(sampled_tokens=self.followers.sampled_tokens(prefilled)), prefilled.request
         parted = self.output.calls(request.response, prefilled.prompt)
-        content, stored, turn_id, finished = "", None, None, False
+        content, stored, turn_id, told = "", None, None, 0
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
                 async for text in texts:
@@ -113,7 +127,9 @@ class Pipeline:
                     content += piece.text
                     if piece.text or piece.tool_calls:
                         prefilled.begins()
-                        yield piece
+                        likely = answer.told(told)
+                        told += len(likely)
+                        yield replace(piece, choice=choice, logprobs=likely)
                     if self.decoding.retention is not None and stored is None:
                         # The whole KV is gone after this: what is to be stored has to be stored now.
                         stored = await self._put(prefilled)
@@ -121,21 +137,19 @@ class Pipeline:
             if parted is not None and (rest := parted.finish()):
                 content += rest
                 prefilled.begins()
-                yield Piece(rest)
+                yield Piece(rest, choice=choice)
             prefilled.begins()
             if prefilled.request.store:
                 turn_id = await self._commit(prefilled, answer, stored)
-            finished = True
         finally:
-            self.underway.leave(prefilled.run, prefilled.turn, finished)
             if stored is not None and turn_id is None:
                 await self.memory.discard(stored.blocks)
         calls = () if parted is None else parted.calls
-        generation = generation_of(prefilled, answer, turn_id, content, calls)
-        seen = TurnSeen(self.model.name, prefilled.request, generation, clock.began_at, time.time())
-        for observer in self.followers.observers:
+        generation = replace(generation_of(prefilled, answer, turn_id, content, calls), choice=choice)
+        seen = TurnSeen(self.model.name, prefilled.request, generation, prefilled.clock.began_at, time.time())
+        for observer in () if choice else self.followers.observers:
             observer.turn(seen)
-        yield Piece("", generation)
+        yield Piece("", generation, choice=choice, logprobs=answer.told(told))
 
     async def prefill(self, request: Request, clock: Clock | None = None) -> Prefilled:
         """From messages to the first token's logits.
@@ -150,9 +164,9 @@ class Pipeline:
         clock = clock or Clock()
         with self.engine.idle.busy():
             # The model is looked at while the tokenizer is at work.
-            looked, asked = await both(self.memory.fingerprint(), self._tokenised(request, clock))
+            looked, asked = await both(self.memory.fingerprint(), tokenised(self.model, self.output, request, clock))
             matched = await self._matched(asked, looked, clock)
-            run = self.runs.new(len(matched.asked.prompt) + matched.asked.room_tokens)
+            run = self.runs.new(len(matched.asked.prompt), matched.asked.room_tokens)
             run.tenant = matched.request.tenant
             # Nothing is awaited in between: of two equal prompts the second one finds the first.
             turn = None if run.by_rows is None else self.underway.begin(matched, run.by_rows)
@@ -165,19 +179,6 @@ class Pipeline:
                 if prefilled is None:
                     self.underway.leave(run, turn, finished=False)
         return prefilled
-
-    async def _tokenised(self, request: Request, clock: Clock) -> Asked:
-        with clock.stage("tokenise"):
-            messages = clean_messages(request.messages)
-            if request.raw:
-                encoder = bool(self.model.model.config.is_encoder_decoder)
-                prompt = await threads.work(tokenise_text, self.model.tokenizer, messages, encoder)
-            else:
-                prompt = await threads.work(self.output.prompt, messages, request.response)
-            constraint = await threads.work(self.output.constraint, request.response, prompt)
-            room = check_length(len(prompt), request.sampling.max_new_tokens, self.model.context_tokens)
-            sampler = Sampler(request.sampling, prompt, self.model.model.device, constraint)
-        return Asked(replace(request, messages=messages), prompt, sampler, room)
 
     async def _matched(self, asked: Asked, fingerprint: str, clock: Clock) -> Matched:
         """Ask for the tenant's scope, hold the request to its limits, and find what of the prompt is stored."""
@@ -238,6 +239,10 @@ class Pipeline:
             with clock.stage("plan"):
                 plan = await threads.work(self._plan, matched)
             if plan.cold or rows is None:
+                if (most := matched.request.prompt_logprobs) is not None:
+                    told = Likelihoods(self.model.tokenizer, most)
+                    logits, likely = await likely_prompt(self.engine, run, prompt, told, computing.within)
+                    return Filled(matched, plan, logits, misses, likely)
                 refused = bool((alignment.kind != Kind.COMPUTED).any())
                 return Filled(matched, plan, await computing.all_rows(run, prompt, refused), misses)
             positions, within = used_rows(plan, alignment), partial(clock.stage, "load")
@@ -264,6 +269,7 @@ class Pipeline:
             TextStream(self.model.tokenizer, sampling.stop, self.output.marks(asked.request.response)),
             self.model.end_tokens,
             asked.room_tokens,
+            None if (most := asked.request.logprobs) is None else Likelihoods(self.model.tokenizer, most),
         )
         within = partial(prefilled.clock.stage, "first")
         drafting = Drafting(self.decoding.drafts, prefilled, answer, self.model.end_tokens)
@@ -333,6 +339,7 @@ class Pipeline:
                     signer = await threads.work(self.planner.lexicon.signer, scope)
                     turn = await threads.work(new_turn, prefilled, answer.text, stored, signer)
                     turn_id = await self.memory.commit(scope, turn, prefilled.registered_as)
+                    prefilled.registered()
                 except BaseException:
                     await self.memory.discard(stored.blocks)
                     raise

@@ -72,7 +72,7 @@ class Planner:
             if plan.cold:
                 return plan
             drift = self.calibration.bound_kl(features(alignment, plan))
-            share = approximate_share(alignment, plan, request.sampling.max_new_tokens)
+            share = approximate_share(alignment, plan, request.sampling.likely_tokens)
             return replace(plan, drift_kl=drift * share, spread_logits=spread_of(drift) if chosen.certain else 0.0)
 
         plan = plan_within(request.fidelity, alignment, self.settings, plan_of)

@@ -14,7 +14,7 @@ from semshare_agents.model.run import RowRun, Run
 from semshare_agents.request.request import Request
 from semshare_agents.store.loaded import Owner
 from semshare_agents.timing.clock import Clock
-from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope
+from semshare_agents.values import Alignment, Ints, Plan, Reason, Report, Scope, TokenLogprob
 
 NOWHERE = Scope(0, "", "", bytes(32))
 """The scope of a turn for which the registry could not be asked; nothing is stored under it."""
@@ -91,6 +91,7 @@ class TurnUnderway:
         exact_ahead: Length of the prefix whose KV will be exact once the prompt is computed.
         published: Length of the prefix that others find in the registry.
         turn_id: What it is registered as; None until it is.
+        registered: Whether it is registered with its answer: nothing of it is to be registered any more.
         over: Set once nothing more will be computed.
         ended_at: When its run was closed, by a clock that never goes back; None before.
         lock: Held while its KV is read out.
@@ -101,6 +102,7 @@ class TurnUnderway:
     exact_ahead: int
     published: int
     turn_id: int | None = None
+    registered: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     ended_at: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -115,12 +117,14 @@ class Filled:
         plan: What was computed.
         logits: The last row's, shape `(vocabulary,)`.
         misses: Blocks that the registry promised and the tiers could not serve.
+        logprobs: How likely the prompt's tokens were, where that is asked for.
     """
 
     matched: Matched
     plan: Plan
     logits: torch.Tensor
     misses: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass
@@ -186,6 +190,11 @@ class Prefilled:
     def registered_as(self) -> int | None:
         """Its id, where others have found some of it already; else None."""
         return None if self.turn is None else self.turn.turn_id
+
+    def registered(self) -> None:
+        """It is registered with its answer."""
+        if self.turn is not None:
+            self.turn.registered = True
 
     def alone(self) -> AbstractAsyncContextManager[Any]:
         """Entered while its KV is read out and registered."""

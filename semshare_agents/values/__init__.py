@@ -1,6 +1,6 @@
 """The frozen values that the stages of a turn hand on."""
 
-from semshare_agents.values.answer import CallPart, Generation, Piece, ToolCall, Usage
+from semshare_agents.values.answer import CallPart, Generation, Piece, TokenLogprob, ToolCall, Usage
 from semshare_agents.values.arrays import Floats, Ints
 from semshare_agents.values.memory import Alignment, BlockRef, Donor, Hit, Kind, Scope
 from semshare_agents.values.plan import Look, Plan
@@ -34,6 +34,7 @@ __all__ = [
     "Saved",
     "Scope",
     "Span",
+    "TokenLogprob",
     "ToolCall",
     "Usage",
 ]

@@ -62,6 +62,27 @@ class CallPart:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was, by the model's own distribution: before penalties, temperature and constraints.
+
+    Attributes:
+        token: Its id.
+        text: What it reads as; bytes that are no whole letter alone read as a replacement mark.
+        data: The bytes that it stands for.
+        logprob: Natural logarithm of its probability; NaN for a prompt's first token, before which nothing stands.
+        start: Where its text begins in the answer, or in the prompt, in characters.
+        top: The likeliest tokens of its place, likeliest first; `top` of these is empty.
+    """
+
+    token: int
+    text: str
+    data: bytes
+    logprob: float
+    start: int = 0
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Generation:
     """An answer.
 
@@ -73,6 +94,10 @@ class Generation:
         report: What was reused.
         tool_calls: The tools that the model calls.
         raw: The answer as it was written, tool calls included; a history that holds it is reused exactly.
+        stop_string: The stop string that ended it; empty for none.
+        choice: Which of several answers to one prompt it is, from 0.
+        logprobs: How likely its tokens were, where that is asked for; without the end token and stop strings.
+        prompt_logprobs: How likely the prompt's were.
     """
 
     text: str
@@ -82,12 +107,26 @@ class Generation:
     report: Report
     tool_calls: tuple[ToolCall, ...] = ()
     raw: str = ""
+    stop_string: str = ""
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a streamed answer: text, tool calls or both; the last one has the whole `generation`."""
+    """A part of a streamed answer: text, tool calls or both; the last one has the whole `generation`.
+
+    Attributes:
+        text: What is new of the text.
+        generation: The whole answer, with its last piece.
+        tool_calls: What is new of calls.
+        choice: Which of several answers to one prompt goes on, from 0; one ends before the next begins.
+        logprobs: How likely the tokens were that became certain since the last piece, where that is asked for.
+    """
 
     text: str
     generation: Generation | None = None
     tool_calls: tuple[CallPart, ...] = ()
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -111,34 +111,52 @@ class Sampling:
     """Sampling parameters; the defaults are greedy.
 
     Attributes:
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer; None for what the model's context has room for.
         temperature: 0 is greedy.
         top_k: 0 is off.
         top_p: 1.0 is off.
+        min_p: Least share of the likeliest token's probability; 0.0 is off.
         repetition_penalty: 1.0 is off.
         frequency_penalty: Taken off a token's logit for each time that it stands in the answer; 0.0 is off.
+        presence_penalty: Taken off a token's logit once it stands in the answer; 0.0 is off.
+        logit_bias: Pairs of a token id and what is added to its logit.
         seed: Seed of the sampler; `None` draws one.
         stop: Strings that end the answer; they are not part of it.
     """
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = 512
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    TYPICAL_TOKENS: ClassVar[int] = 512
+    """Length of an answer of which nobody says how long it may be."""
 
     def __post_init__(self) -> None:
         whole, real = _is_whole, _is_real
         checks = (
-            (whole(self.max_new_tokens) and self.max_new_tokens >= 1, "max_new_tokens must be a number, at least 1"),
+            (
+                self.max_new_tokens is None or (whole(self.max_new_tokens) and self.max_new_tokens >= 1),
+                "max_new_tokens must be a number, at least 1",
+            ),
             (real(self.temperature) and self.temperature >= 0, "temperature must be a number, not negative"),
             (whole(self.top_k) and self.top_k >= 0, "top_k must be a whole number, not negative"),
             (real(self.top_p) and 0 < self.top_p <= 1, "top_p must be in (0, 1]"),
+            (real(self.min_p) and 0 <= self.min_p <= 1, "min_p must be in [0, 1]"),
             (real(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty must be positive"),
             (real(self.frequency_penalty) and abs(self.frequency_penalty) <= 2, "frequency_penalty must be in [-2, 2]"),
+            (real(self.presence_penalty) and abs(self.presence_penalty) <= 2, "presence_penalty must be in [-2, 2]"),
+            (
+                all(whole(token) and token >= 0 and real(bias) for token, bias in self.logit_bias),
+                "logit_bias must give numbers by token ids",
+            ),
             (
                 self.seed is None or (whole(self.seed) and -(2**63) <= self.seed < 2**64),
                 "seed must be a number of 64 bits",
@@ -148,6 +166,11 @@ class Sampling:
         for ok, problem in checks:
             if not ok:
                 raise ConfigurationError(problem)
+
+    @property
+    def likely_tokens(self) -> int:
+        """How long an answer is taken to be before it is there."""
+        return self.TYPICAL_TOKENS if self.max_new_tokens is None else self.max_new_tokens
 
 
 def _is_whole(value: object) -> bool:

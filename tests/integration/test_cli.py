@@ -214,7 +214,7 @@ def test_chat_keeps_a_session_between_runs(tmp_path: Path) -> None:
     second = runner.invoke(app, words, input=f"{tiny.words(2000, seed=1)}\nonce more\n")
     assert second.exit_code == 0, second.output
     assert "4 messages so far" in second.output
-    assert "error: the prompt has" in second.output
+    assert "error: prompt is too long" in second.output
     assert second.output.count("first token after") == 1
 
 

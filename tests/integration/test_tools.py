@@ -166,11 +166,6 @@ async def test_the_event_loop_is_never_blocked(open_llm: OpenLLM) -> None:
         ({"tools": TOOLS, "tool_choice": "fly"}, InvalidToolsError, "light, rest"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, InvalidToolsError, "two tools"),
         ({"tools": TOOLS, "raw": True}, InvalidToolsError, "raw"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": 3}}}]},
-            InvalidSchemaError,
-            "cannot be used",
-        ),
     ],
 )
 async def test_what_cannot_be_is_refused_before_anything_is_computed(

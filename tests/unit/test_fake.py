@@ -122,7 +122,7 @@ async def test_schemas_that_no_answer_can_be_held_to_are_refused(open_llm: OpenL
 
 async def test_too_long_prompts_and_closed_adapters_are_refused() -> None:
     async with FakeLLM(context_tokens=12) as llm:
-        with pytest.raises(ContextLengthError, match="context 12: shorten"):
+        with pytest.raises(ContextLengthError, match="context length is 12 tokens"):
             await llm.generate([user("a word " * 10)])
         short = await llm.generate([user("one two")])
     assert short.usage.total_tokens <= 12
@@ -290,3 +290,13 @@ async def test_pins() -> None:
                 await llm.pin(**wrong)
         await llm.flush()
         await llm.settle()
+
+
+async def test_several_answers_come_from_the_script_one_after_the_other() -> None:
+    async with FakeLLM(["one", "two", "three"]) as llm:
+        found = [piece async for piece in llm.stream([{"role": "user", "content": "hi"}], n=2)]
+        assert [(p.generation.choice, p.generation.text) for p in found if p.generation] == [(0, "one"), (1, "two")]
+        assert len(llm.calls) == 1
+        assert (await llm.generate([{"role": "user", "content": "hi"}])).text == "three"
+        with pytest.raises(ConfigurationError, match="stream"):
+            await llm.generate([{"role": "user", "content": "hi"}], n=2)

@@ -144,6 +144,27 @@ def test_frequency_counts_in_the_answer_alone() -> None:
     assert [sampler.next(logits) for _ in range(5)] == [2, 9, 2, 8, 9]
 
 
+def test_presence_counts_once_in_the_answer_alone() -> None:
+    logits = torch.zeros(50)
+    logits[2], logits[9], logits[8] = 1.2, 1.0, 0.6
+    sampler = Sampler(Sampling(presence_penalty=0.5), np.asarray([2, 2, 9]), torch.device("cpu"))
+    assert [sampler.next(logits) for _ in range(5)] == [2, 9, 2, 2, 2]
+
+
+def test_biases_are_added_to_logits() -> None:
+    logits = torch.zeros(50)
+    logits[2], logits[9] = 1.2, 1.0
+    sampler = Sampler(Sampling(logit_bias=((9, 0.5), (70, 9.0))), np.asarray([1]), torch.device("cpu"))
+    assert sampler.next(logits) == 9
+    assert sampler.lead(logits) == pytest.approx(0.3)
+    assert logits[9] == 1.0
+
+
+def test_min_p_leaves_what_is_likely_beside_the_likeliest() -> None:
+    near = set((LOGITS.softmax(-1) >= 0.4 * LOGITS.softmax(-1).max()).nonzero()[:, 0].tolist())
+    assert set(draw(Sampling(temperature=1.0, min_p=0.4, seed=1), LOGITS, 300)) == near
+
+
 def test_a_lead_is_what_greedy_decoding_compares() -> None:
     logits = torch.zeros(50)
     logits[2], logits[9], logits[8] = 1.2, 1.0, 0.5
@@ -187,6 +208,10 @@ class Only:
         {"top_p": 1.1},
         {"repetition_penalty": 0.0},
         {"frequency_penalty": 2.1},
+        {"presence_penalty": -2.1},
+        {"min_p": 1.1},
+        {"logit_bias": ((-1, 2.0),)},
+        {"logit_bias": ((1, math.nan),)},
         {"stop": ("",)},
         {"stop": (3,)},
     ],

@@ -28,7 +28,7 @@ NAMES = [
     "tool_choice",
     "parallel_tool_calls",
 ]
-NAMES += ["response_schema", "sampling"]
+NAMES += ["response_schema", "sampling", "n", "logprobs", "prompt_logprobs", "prompt_ids"]
 
 
 def asked(**options: Any) -> Request:
@@ -61,6 +61,12 @@ def test_zero_and_nothing_are_values(name: str, value: Any, expected: Any) -> No
     assert getattr(asked(sampling=OWN, **{name: value}).sampling, name) == expected
 
 
+def test_what_a_prompts_tokens_are_likely_to_be_is_asked_without_reuse() -> None:
+    assert asked(prompt_logprobs=0).reuse == "off"
+    assert asked(logprobs=0).reuse == "exact"
+    assert asked(logit_bias={"3": 1, 4: -0.5}).sampling.logit_bias == ((3, 1), (4, -0.5))
+
+
 def test_false_is_a_value() -> None:
     assert asked(store=False).store is False
     assert asked(raw=False).raw is False
@@ -78,6 +84,12 @@ def test_false_is_a_value() -> None:
         ("top_p", [0, 1.1, -1, math.nan]),
         ("repetition_penalty", [0, -1, math.nan]),
         ("frequency_penalty", [2.5, -2.5, "0"]),
+        ("presence_penalty", [2.5, -2.5, "0"]),
+        ("min_p", [-0.1, 1.1, "0"]),
+        ("logit_bias", [5, {"x": 1}, {3: "much"}, {-1: 1.0}]),
+        ("n", [0, 5, 1.5, True, "2"]),
+        ("logprobs", [-1, 21, True, "5"]),
+        ("prompt_logprobs", [-1, 21, 0.5]),
         ("seed", [1.5, "1", True, 2**64, -(2**63) - 1]),
         ("stop", [[""], "", [None], 5, {"a"}]),
         ("session", ["", 5, b"a"]),

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ from semshare_agents.testing.fake.turn import (
     report_of,
 )
 from semshare_agents.timing.clock import Clock
-from semshare_agents.values import Generation, Messages, Piece, ToolCall
+from semshare_agents.values import Generation, Messages, Piece, Report, ToolCall
 
 if TYPE_CHECKING:
     from semshare_agents.llm import SemShareLLM
@@ -87,7 +87,9 @@ class FakeLLM(Face):
         self._script = Script(answers)
         self._delay_seconds = delay_seconds
         self._memory = FakeMemory(self.settings.model)
-        model = SimpleNamespace(name=self.settings.model, context_tokens=context_tokens, tokenizer=None)
+        model = SimpleNamespace(
+            name=self.settings.model, context_tokens=context_tokens, advised_sampling={}, tokenizer=None
+        )
         self._reader = FakeReader(model, (), self._memory, FakeOutput())
         self._fake_loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -189,6 +191,8 @@ class FakeLLM(Face):
         Raises:
             AssertionError: the script has no answer left, or calls a tool that the call does not have.
         """
+        if options.get("n") not in (None, 1):
+            raise ConfigurationError("n: several answers come from `stream`, whose pieces say which they belong to")
         generation: Generation | None = None
         async with aclosing(self.stream(messages, **options)) as pieces:
             async for piece in pieces:
@@ -209,9 +213,21 @@ class FakeLLM(Face):
         check_grammar(request.response)
         room = check_length(len(prompt), request.sampling.max_new_tokens, model.context_tokens)
         self.calls.append(FakeCall(cleaned, dict(options), request))
-        text, calls = self._script.next(cleaned)
-        calls = self._named(calls, request)
         report = report_of(self._memory, request, prompt, start)
+        for choice in range(request.choices):
+            async with aclosing(self._drawn(request, prompt, room, report)) as pieces:
+                async for piece in pieces:
+                    generation = piece.generation
+                    if generation is not None:
+                        generation = replace(generation, choice=choice)
+                    if generation is not None and not choice:
+                        generation = self._ended(request, prompt, generation, began)
+                    yield replace(piece, choice=choice, generation=generation)
+
+    async def _drawn(self, request: Request, prompt: list[int], room: int, report: Report) -> AsyncGenerator[Piece]:
+        """One answer of the script."""
+        text, calls = self._script.next([dict(message) for message in request.messages])
+        calls = self._named(calls, request)
         tokens, stopped = drawn(text, calls, request.sampling.stop)
         said = list[Token]()
         for token in tokens[:room]:
@@ -220,13 +236,16 @@ class FakeLLM(Face):
             if token.text or token.calls:
                 yield Piece(token.text, None, token.calls)
         cut = len(tokens) + (not stopped) > room
-        generation = generation_of(said, len(prompt), report, cut=cut, stopped=stopped)
+        yield Piece("", generation_of(said, len(prompt), report, cut=cut, stopped=stopped))
+
+    def _ended(self, request: Request, prompt: list[int], generation: Generation, began: float) -> Generation:
+        """Keep a turn and tell observers of it; gives its answer."""
         if request.store:
             generation = self._remember(request, prompt, generation)
-        seen = TurnSeen(model.name, request, generation, began, time.time())
+        seen = TurnSeen(self.reader.model.name, request, generation, began, time.time())
         for observer in self.observers:
             observer.turn(seen)
-        yield Piece("", generation)
+        return generation
 
     def _named(self, calls: list[ToolCall], request: Request) -> list[ToolCall]:
         """Calls with ids of their own; a call of a tool that is not there is the script's mistake."""
@@ -265,6 +284,10 @@ class FakeLLM(Face):
         if (turn is None and session is None and tenant is None) or (turn is not None and session is not None):
             raise ConfigurationError("say what to forget: turn=, session= or, for all of a tenant, tenant= alone")
         return await self._open_memory.forget(self._whose(tenant), session=session, turn_id=turn, dry_run=dry_run)
+
+    async def note(self, turn: int, values: Mapping[str, Any], *, tenant: str | None = None) -> None:
+        """Keep a note with a turn; see `SemShareLLM.note`."""
+        self._open_memory.note(self._whose(tenant), turn, values)
 
     async def pin(
         self,

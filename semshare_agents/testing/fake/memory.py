@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from semshare_agents.values import BlockRef, Donor
 if TYPE_CHECKING:
     from semshare_agents.registry import Forgotten, Pin
     from semshare_agents.registry.browsing import TurnRow
+    from semshare_agents.registry.notes import Note, Noted
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class FakeMemory:
         self._model = model
         self._turns: dict[int, PastTurn] = {}
         self._last = 0
+        self._notes: dict[int, dict[str, Any]] = {}
         self._forgets: list[tuple[str, str | None]] = []
         self._pins: dict[tuple[str, str | None, int | None], tuple[float, float | None]] = {}
 
@@ -116,6 +118,7 @@ class FakeMemory:
             return Forgotten(named, keys)
         for turn in gone:
             del self._turns[turn.id]
+            self._notes.pop(turn.id, None)
         whole = session is None and turn_id is None
         touched = {turn.session for turn in gone} | {session}
         self._forgets += [(tenant, name) for name in ([None] if whole else touched - {None})]
@@ -142,6 +145,34 @@ class FakeMemory:
     async def forgotten(self, tenant: str, session: str | None, since: int) -> bool:
         """Whether a session was touched by an act of forgetting after `since`."""
         return any(acted == tenant and name in (None, session) for acted, name in self._forgets[since:])
+
+    # --- notes
+
+    def note(self, tenant: str, turn_id: int, values: Mapping[str, Any]) -> None:
+        """Keep a note with a turn.
+
+        Raises:
+            NotStoredError: it is not there.
+        """
+        self._check_stored(tenant, None, turn_id)
+        self._notes[turn_id] = json.loads(json.dumps(values))
+
+    async def notes(self, tenant: str, session: str, after: int = 0) -> list[Note]:
+        """Notes of a session's turns, oldest first."""
+        from semshare_agents.registry.notes import Note
+
+        mine = [t for t in self._turns.values() if (t.tenant, t.session) == (tenant, session) and t.id > after]
+        return [Note(turn.id, self._notes[turn.id]) for turn in mine if turn.id in self._notes]
+
+    async def noted(self, tenant: str, session: str, name: str) -> Noted | None:
+        """The turn of a session whose note has the `id` name."""
+        from semshare_agents.registry.notes import Noted
+
+        for note in await self.notes(tenant, session):
+            if note.values.get("id") == name:
+                turn = self._turns[note.turn_id]
+                return Noted(turn.id, note.values, [dict(m) for m in turn.messages], turn.answer)
+        return None
 
     # --- looking at it
 

@@ -97,18 +97,19 @@ class Token:
     calls: tuple[CallPart, ...] = ()
 
 
-def drawn(text: str, calls: Sequence[ToolCall], stop: Sequence[str]) -> tuple[list[Token], bool]:
-    """The tokens of an answer, and whether a stop string ended it; calls after one are never written."""
-    found = [at for at in map(text.find, stop) if at >= 0]
+def drawn(text: str, calls: Sequence[ToolCall], stop: Sequence[str]) -> tuple[list[Token], str]:
+    """The tokens of an answer, and the stop string that ended it, if one did; calls after one are never written."""
+    found = [(at, string) for string in stop if (at := text.find(string)) >= 0]
     if found:
-        return [Token(part, part) for part in words(text[: min(found)])], True
+        at, string = min(found)
+        return [Token(part, part) for part in words(text[:at])], string
     tokens = [Token(part, part) for part in words(text)]
     for index, call in enumerate(calls):
         before = (CALLS.separator if index else CALLS.begin) + CALLS.before(call.name)
         tokens.append(Token(before, calls=(CallPart(index, call.id, call.name),)))
         tokens += [Token(part, calls=(CallPart(index, arguments=part),)) for part in words(call.arguments)]
         tokens.append(Token(CALLS.after + (CALLS.end if index == len(calls) - 1 else "")))
-    return tokens, False
+    return tokens, ""
 
 
 def prompt_words(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[str]:

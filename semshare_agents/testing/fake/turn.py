@@ -149,7 +149,7 @@ def report_of(memory: FakeMemory, request: Request, prompt: Sequence[int], began
     return make_report(alignment, plan, stages, elapsed, misses=0, layers=1, candidates=0)
 
 
-def generation_of(said: Sequence[Token], prompt_tokens: int, report: Report, *, cut: bool, stopped: bool) -> Generation:
+def generation_of(said: Sequence[Token], prompt_tokens: int, report: Report, *, cut: bool, stopped: str) -> Generation:
     """Sum an answer up.
 
     Args:
@@ -157,14 +157,14 @@ def generation_of(said: Sequence[Token], prompt_tokens: int, report: Report, *, 
         prompt_tokens: Tokens of the prompt.
         report: What was reused.
         cut: Whether it is longer than it may be.
-        stopped: Whether a stop string ended it, in the place of the end token.
+        stopped: The stop string that ended it in the place of the end token; empty for none.
     """
     tokens = [*ids(token.raw for token in said), *([] if cut or stopped else ids([END]))]
     calls = _calls(said)
     reason = "length" if cut else "tool_calls" if calls else "stop"
     usage = Usage(prompt_tokens, len(tokens), report.tokens["exact"])
     text, raw = "".join(token.text for token in said), "".join(token.raw for token in said)
-    return Generation(text, tuple(tokens), reason, usage, report, calls, raw)
+    return Generation(text, tuple(tokens), reason, usage, report, calls, raw, "" if cut else stopped)
 
 
 def _calls(said: Sequence[Token]) -> tuple[ToolCall, ...]:
