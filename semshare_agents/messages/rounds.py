@@ -22,6 +22,9 @@ NO_RESULT = "(no result)"
 RESULT_TAGS = ("<tool_response>", "</tool_response>")
 """Around a result that is told as the user's text."""
 
+SYSTEM_TAGS = ("<system>", "</system>")
+"""Around a system message that is told as the user's text."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -101,6 +104,12 @@ def told_results(results: Sequence[Message]) -> Message:
     opening, closing = RESULT_TAGS
     texts = [f"{opening}\n{result['content']}\n{closing}" for result in results]
     return {"role": "user", "content": "\n".join(texts)}
+
+
+def told_system(message: Message) -> Message:
+    """A system message as a message of the user."""
+    opening, closing = SYSTEM_TAGS
+    return {"role": "user", "content": f"{opening}\n{message['content']}\n{closing}"}
 
 
 SHAPES = (
