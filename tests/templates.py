@@ -13,8 +13,8 @@ CHATML = (
 
 _HERMES_TOOLS = (
     "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
-    "<tools>{% for t in tools %}\n{{ t | tojson }}{% endfor %}\n</tools>\nCall inside <tool_call></tool_call>:\n"
-    'CALLED_SO<|im_end|>\n{% elif messages[0].role == \'system\' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n'
+    "<tools>{% for t in tools %}{{ '\\n' }}{{ t | tojson }}{% endfor %}{{ '\\n' }}</tools>\nCall inside <tool_call></tool_call>:\n"
+    "CALLED_SO<|im_end|>\n{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
     "{% endif %}"
 )
 _LAST_QUERY = (
@@ -30,7 +30,7 @@ _THOUGHT = (
 )
 _TOOL_RESULTS = (
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
-    "\n<tool_response>\n{{ m.content }}\n</tool_response>"
+    "{{ '\\n' }}<tool_response>\n{{ m.content }}\n</tool_response>"
     "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n{% endif %}"
 )
 QWEN3 = (
@@ -43,7 +43,7 @@ QWEN3 = (
     + _THOUGHT
     + "<|im_start|>assistant\n{% if loop.index0 > ns.last and (loop.last or thought) %}"
     "<think>\n{{ thought.strip('\n') }}\n</think>\n\n{{ said.lstrip('\n') }}{% else %}{{ said }}{% endif %}"
-    "{% for call in m.tool_calls or [] %}{% if said or not loop.first %}\n{% endif %}"
+    "{% for call in m.tool_calls or [] %}{% if said or not loop.first %}{{ '\\n' }}{% endif %}"
     '<tool_call>\n{"name": "{{ call.function.name }}", "arguments": '
     "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}"
     "{{ call.function.arguments | tojson }}{% endif %}}\n</tool_call>{% endfor %}<|im_end|>\n"
@@ -64,8 +64,8 @@ QWEN35 = (
     "{% elif m.role == 'assistant' %}"
     + _THOUGHT
     + "<|im_start|>assistant\n{% if loop.index0 > ns.last %}<think>\n{{ thought | trim }}\n</think>\n\n{% endif %}"
-    "{{ said | trim }}{% for call in m.tool_calls or [] %}{% if loop.first and said | trim %}\n\n"
-    "{% elif not loop.first %}\n{% endif %}<tool_call>\n<function={{ call.function.name }}>\n"
+    "{{ said | trim }}{% for call in m.tool_calls or [] %}{% if loop.first and said | trim %}{{ '\\n\\n' }}"
+    "{% elif not loop.first %}{{ '\\n' }}{% endif %}<tool_call>\n<function={{ call.function.name }}>\n"
     "{% for k, v in call.function.arguments | items %}<parameter={{ k }}>\n"
     "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}<|im_end|>\n"
     "{% elif m.role == 'tool' %}" + _TOOL_RESULTS + "{% else %}{{ raise_exception('an unknown role') }}{% endif %}"
@@ -133,7 +133,8 @@ GEMMA3 = (
     "{% set told = told[1:] %}{% endif %}{% for m in told %}"
     + _GEMMA_TURNS
     + "{{ rules if loop.first }}{% if m.content is string %}{{ m.content | trim }}{% else %}"
-    "{% for part in m.content %}{{ part.text | trim }}{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}" + _GEMMA_ANSWER
+    "{% for part in m.content %}{{ part.text | trim }}{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}"
+    + _GEMMA_ANSWER
 )
 """Turns; the system message goes into the user's first."""
 

@@ -126,7 +126,8 @@ def joined(first: Message, second: Message) -> Message:
 
 
 def _is_result(message: Message) -> bool:
-    return message["content"].startswith(RESULT_TAGS[0]) and message["content"].endswith(RESULT_TAGS[1])
+    content: str = message["content"]
+    return content.startswith(RESULT_TAGS[0]) and content.endswith(RESULT_TAGS[1])
 
 
 def _says_nothing(message: Message) -> bool:

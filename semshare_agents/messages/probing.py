@@ -107,7 +107,13 @@ class Probing:
                 continue
         return False
 
-    def probed(self, messages: Chat, tools: Tools | None = None, answer: bool = False, **variables: Any) -> str:
+    def probed(
+        self,
+        messages: Chat,
+        tools: Tools | None = None,
+        answer: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text, empty where the template refuses."""
         try:
             return self.render(messages, tools, answer, variables)

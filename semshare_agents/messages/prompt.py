@@ -129,17 +129,16 @@ class ChatPrompt:
         orphans = frozenset(
             place(messages, i.at) for i in items if isinstance(i, Alone) and messages[i.at]["role"] in RESULTS
         )
-        told, shown = self._systems(told, bool(tools), plain), None
-        if self.template.shows_tools:
-            shown = (self.control.guarded(tools) if self._guarding else tools) or None
-        elif tools:
+        shown = (self.control.guarded(tools) if self._guarding else tools) if self.template.shows_tools else []
+        if tools and not shown:
             told = self._introduced(told, self._introduction(tools))
+        told = self._systems(told, bool(tools), plain)
         last = told[-1][1] if told else {}
         if last.get("role") == "assistant" and "tool_calls" not in last and not begun(last) and THOUGHTS not in last:
             # An answer of which there is nothing yet.
             told = told[:-1] or told
         ordering = TURNS if plain else self.template.ordering(bool(tools))
-        return ordering.told(told, orphans), shown
+        return ordering.told(told, orphans), shown or None
 
     def _guarded(self, message: Message) -> Message:
         if not self._guarding:
@@ -213,7 +212,7 @@ class ChatPrompt:
         A later one stays where it is, whatever it becomes: before it is what earlier prompts said.
         """
         template = self.template
-        count = next((i for i, (_, m) in enumerate(told) if m["role"] not in SYSTEMS), len(told))
+        count = _systems_at_start(told)
         if plain or not template.takes_later_system():
             later = [(at, told_system(m) if m["role"] in SYSTEMS else m) for at, m in told[count:]]
             told = [*told[:count], *later]
@@ -243,13 +242,16 @@ class ChatPrompt:
         )
 
     def _introduced(self, told: Told, text: str) -> Told:
-        """The messages with `text` at the end of the system message, or before the first one's text."""
-        at, first = told[0]
-        if first["role"] in SYSTEMS:
-            return [(at, {**first, "content": f"{first['content']}\n\n{text}".lstrip()}), *told[1:]]
-        if self.template.takes_system():
-            return [(at, {"role": "system", "content": text}), *told]
-        return self._before_user(told, text, at)
+        """The messages with `text` at the end of the system message at the start, or as one."""
+        count = _systems_at_start(told)
+        if not count:
+            return [(told[0][0], {"role": "system", "content": text}), *told]
+        at, last = told[count - 1]
+        return [*told[: count - 1], (at, {**last, "content": f"{last['content']}\n\n{text}".lstrip()}), *told[count:]]
+
+
+def _systems_at_start(told: Told) -> int:
+    return next((i for i, (_, m) in enumerate(told) if m["role"] not in SYSTEMS), len(told))
 
 
 def _mapped(function: Message) -> Message:

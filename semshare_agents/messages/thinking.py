@@ -108,5 +108,5 @@ class Thinking:
 
     def _reacts(self, name: str, *values: object) -> bool:
         """Whether a variable changes what is rendered."""
-        said = {self._template.probed([ASKED], answer=True, **{name: value}) for value in values}
+        said = {self._template.probed([ASKED], answer=True, variables={name: value}) for value in values}
         return len(said - {""}) > 1

@@ -36,7 +36,6 @@ from semshare_agents.reuse.certain import LATER_SPREADS
 from semshare_agents.reuse.plan import used_rows, without
 from semshare_agents.reuse.rate import RepairRate
 from semshare_agents.timing.clock import Clock
-from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.blocks import NO_BLOCKS, TurnBlocks, blocks_of, new_turn
 from semshare_agents.turn.compute import Computing, settled
 from semshare_agents.turn.decode import Answer, Decoder
@@ -117,24 +116,25 @@ class Pipeline:
         """
         prefilled = await self.prefill(request, clock)
         answer = Answer(sampled_tokens=self._sampled_tokens(prefilled))
-        parted = self.output.calls(request.response, prefilled.prompt)
+        parted = self.output.parts(request.response, prefilled.prompt)
         content, stored, turn_id = "", None, None
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
                 async for text in texts:
-                    piece = Piece(text) if parted is None else _parted(parted, text)
+                    piece = parted.piece(text)
                     content += piece.text
-                    if piece.text or piece.tool_calls:
+                    if piece.text or piece.tool_calls or piece.thoughts:
                         prefilled.begins()
                         yield piece
                     if self.decoding.retention is not None and stored is None:
                         # The whole KV is gone after this: what is to be stored has to be stored now.
                         stored = await self._put(prefilled)
                         await self._retain(prefilled)
-            if parted is not None and (rest := parted.finish()):
-                content += rest
+            rest = parted.last()
+            if rest.text or rest.thoughts:
+                content += rest.text
                 prefilled.begins()
-                yield Piece(rest)
+                yield rest
             prefilled.begins()
             if prefilled.request.store:
                 turn_id = await self._commit(prefilled, answer, stored)
@@ -142,8 +142,8 @@ class Pipeline:
             prefilled.run.close()
             if stored is not None and turn_id is None:
                 await self.memory.discard(stored.blocks)
-        calls = () if parted is None else parted.calls
-        generation = generation_of(prefilled, answer, turn_id, content, calls)
+        generation = generation_of(prefilled, answer, turn_id, content, parted.calls)
+        generation = replace(generation, thoughts=parted.thoughts)
         seen = TurnSeen(self.model.name, prefilled.request, generation, clock.began_at, time.time())
         for observer in self.followers.observers:
             observer.turn(seen)
@@ -337,8 +337,3 @@ class Pipeline:
         if self.followers.monitor is not None and answer.logits:
             self.followers.monitor.add(prefilled, answer, turn_id)
         return turn_id
-
-
-def _parted(parted: CallStream, text: str) -> Piece:
-    content, parts = parted.push(text)
-    return Piece(content, None, parts)

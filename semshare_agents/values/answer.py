@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from semshare_agents.values.report import Report
 
@@ -66,6 +66,7 @@ class Generation:
     """An answer.
 
     Attributes:
+        thoughts: What the model thought before it spoke, where `split_thoughts` is asked for; else that is in `text`.
         text: The answer, without stop strings, special tokens and tool calls.
         tokens: Generated token ids, the end token included.
         finish_reason: `stop` (end token or stop string), `tool_calls` (the same, after calls) or `length`.
@@ -75,6 +76,7 @@ class Generation:
         raw: The answer as it was written, tool calls included; a history that holds it is reused exactly.
     """
 
+    thoughts: str = field(default="", kw_only=True)
     text: str
     tokens: tuple[int, ...]
     finish_reason: str
@@ -88,6 +90,8 @@ class Generation:
 class Piece:
     """A part of a streamed answer: text, tool calls or both; the last one has the whole `generation`."""
 
+    thoughts: str = field(default="", kw_only=True)
+    """What is new of the thoughts; see `Generation.thoughts`."""
     text: str
     generation: Generation | None = None
     tool_calls: tuple[CallPart, ...] = ()
