@@ -70,6 +70,8 @@ class ChatShape(_Base):
         """A complete answer."""
         calls = [called(call.id, call.name, arguments_of(call)) for call in generation.tool_calls]
         message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
+        if generation.thoughts:
+            message["reasoning_content"] = generation.thoughts
         if calls:
             message["tool_calls"] = calls
         return self._whole("chat.completion", {"message": message}, generation)
@@ -80,7 +82,8 @@ class ChatShape(_Base):
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """An event with text, calls or both."""
-        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        delta: dict[str, Any] = {"reasoning_content": piece.thoughts} if piece.thoughts else {}
+        delta |= {"content": piece.text} if piece.text else {}
         if piece.tool_calls:
             delta["tool_calls"] = [part_of(part) for part in piece.tool_calls]
         return self._event({"delta": delta})
@@ -161,7 +164,7 @@ async def events(answering: Answering, shape: Shape, with_usage: bool) -> AsyncI
         if not opened and (opening := shape.opening(piece)) is not None:
             yield json.dumps(opening)
         opened = True
-        if piece.text or piece.tool_calls:
+        if piece.text or piece.tool_calls or piece.thoughts:
             yield json.dumps(shape.piece(piece))
         if piece.generation is not None:
             cut = cut_off(piece.generation)
@@ -205,9 +208,9 @@ class Routes:
 
     async def chat(self, body: schemas.ChatRequest, request: Request) -> Any:
         """Answer a conversation."""
-        messages = [m.model_dump(exclude_none=True) for m in body.messages]
+        messages = body.messages
         longest = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        options = {"max_new_tokens": longest, "store": body.store, **body.tool_options}
+        options = {"max_new_tokens": longest, "store": body.store, **body.template_options, **body.tool_options}
         for schema in body.strict_schemas:
             await self._llm.reader.check_schema(schema)
         return await self._answer(body, request, messages, ChatShape(self._model), options)

@@ -11,6 +11,11 @@ MOST_TOOLS = 128
 TEXT_TOKENS = 16
 
 Text = Annotated[str, Field(max_length=4 * 1024**2)]
+Message = Annotated[
+    dict[str, Any],
+    Field(description="a message in any form that hosted APIs take, see docs/messages.md; the adapter checks it"),
+]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Tokens = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -19,13 +24,6 @@ class Strict(BaseModel):
     """Fields that nobody knows are refused: a client must not believe that they did something."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class TextPart(Strict):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: Text
 
 
 class CalledFunction(BaseModel):
@@ -43,31 +41,7 @@ class ToolCall(BaseModel):
     function: CalledFunction
 
 
-class Message(BaseModel):
-    """A message; what else clients echo of earlier answers is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)] | None = None
-    reasoning_content: Text | None = Field(None, description="an assistant's thoughts")
-    reasoning: Text | None = Field(None, description="the same, as other servers call it")
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=200)] | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError(f"a message of role {self.role!r} has no tool_calls")
-        if self.role == "tool" and self.tool_call_id is None:
-            raise ValueError("a message of role 'tool' needs the tool_call_id of the call that it answers")
-        if self.content is None and not (self.tool_calls or self.reasoning_content or self.reasoning):
-            raise ValueError("a message needs content; only that of an assistant with tool_calls may be null")
-        return self
-
-
-class Function(Strict):
+class Function(BaseModel):
     """What a tool is called, does and takes."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -76,7 +50,7 @@ class Function(Strict):
     strict: bool | None = Field(None, description="refuse a schema that the answer cannot be held to in full")
 
 
-class Tool(Strict):
+class Tool(BaseModel):
     """A tool that may be called."""
 
     type: Literal["function"]
@@ -173,6 +147,9 @@ class ChatRequest(Common):
     """Body of `/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    reasoning_effort: Effort | None = Field(None, description="how much a model thinks that can be told so")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the model's chat template")
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="changes nothing")
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
@@ -190,6 +167,15 @@ class ChatRequest(Common):
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("tool_choice asks for a call, but there are no tools")
         return self
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What the adapter is told of thinking and the template."""
+        return {
+            "reasoning_effort": self.reasoning_effort,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "split_thoughts": True,
+        }
 
     @property
     def tool_options(self) -> dict[str, Any]:
@@ -239,6 +225,7 @@ class AnswerMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: str | None = Field(None, description="what the model thought before; null where nothing")
     tool_calls: list[ToolCall] | None = None
 
 
