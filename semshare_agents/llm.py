@@ -169,8 +169,8 @@ class SemShareLLM:
                 `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
                 keeps to; `{"type": "object"}` for any JSON object), `reasoning_effort` (`none`, `minimal`, `low`,
                 `medium`, `high`, `xhigh`, `max`), `chat_template_kwargs` (variables of the model's chat template by
-                name), `split_thoughts` (thoughts come in `thoughts`, not in `text`), `store`, `raw` (the one message's text
-                is the prompt, without a chat template), `sampling` or the fields of
+                name), `split_thoughts` (thoughts come in `thoughts`, not in `text`), `store`, `raw` (the one message's
+                text is the prompt, without a chat template), `sampling` or the fields of
                 `semshare_agents.values.Sampling` by name.
 
         Raises:

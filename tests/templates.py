@@ -13,9 +13,10 @@ CHATML = (
 
 _HERMES_TOOLS = (
     "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content }}\n\n{% endif %}"
-    "<tools>{% for t in tools %}{{ '\\n' }}{{ t | tojson }}{% endfor %}{{ '\\n' }}</tools>\nCall inside <tool_call></tool_call>:\n"
-    "CALLED_SO<|im_end|>\n{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
-    "{% endif %}"
+    "<tools>{% for t in tools %}{{ '\\n' }}{{ t | tojson }}{% endfor %}{{ '\\n' }}</tools>\n"
+    "Call inside <tool_call></tool_call>:\n"
+    "CALLED_SO<|im_end|>\n{% elif messages[0].role == 'system' %}"
+    "<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n{% endif %}"
 )
 _LAST_QUERY = (
     "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' and not "
@@ -67,13 +68,15 @@ QWEN35 = (
     "{{ said | trim }}{% for call in m.tool_calls or [] %}{% if loop.first and said | trim %}{{ '\\n\\n' }}"
     "{% elif not loop.first %}{{ '\\n' }}{% endif %}<tool_call>\n<function={{ call.function.name }}>\n"
     "{% for k, v in call.function.arguments | items %}<parameter={{ k }}>\n"
-    "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}<|im_end|>\n"
-    "{% elif m.role == 'tool' %}" + _TOOL_RESULTS + "{% else %}{{ raise_exception('an unknown role') }}{% endif %}"
+    "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% elif m.role == 'tool' %}"
+    + _TOOL_RESULTS
+    + "{% else %}{{ raise_exception('an unknown role') }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% else %}<think>\n{% endif %}{% endif %}"
 )
-"""The system speaks first or not at all, somebody has to ask, arguments are walked, thoughts are opened by the prompt."""
+"""The system speaks first or not at all, somebody has to ask, arguments are walked, the prompt opens a thought."""
 
 LLAMA3 = (
     "{{ bos_token }}{% set told = messages %}{% set rules = '' %}"
@@ -81,7 +84,8 @@ LLAMA3 = (
     "<|head|>system<|/head|>\n\n{% if tools %}Environment: ipython\n{% endif %}Knows until 2023\n\n{{ rules }}<|eot|>"
     "{% if tools %}{% if not told %}{{ raise_exception('tools need a first message') }}{% endif %}"
     "{% set first = told[0].content | trim %}{% set told = told[1:] %}<|head|>user<|/head|>\n\n"
-    'Answer with {"name": NAME, "parameters": OBJECT}.\n\n{% for t in tools %}{{ t | tojson(indent=4) }}\n\n{% endfor %}'
+    'Answer with {"name": NAME, "parameters": OBJECT}.\n\n'
+    "{% for t in tools %}{{ t | tojson(indent=4) }}\n\n{% endfor %}"
     "{{ first }}<|eot|>{% endif %}"
     "{% for m in told %}{% if 'tool_calls' in m %}"
     "{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
@@ -140,7 +144,8 @@ GEMMA3 = (
 
 KNOWS_NOTHING = (
     "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n"
-    "{% elif m.role == 'assistant' %}A: {{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    "{% elif m.role == 'assistant' %}A: {{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
 )
 """User and assistant; everything else is skipped without a word."""
 

@@ -16,7 +16,8 @@ Chat = list[dict[str, Any]]
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
 RESULTS = frozenset({"tool", "function", "ipython"})
 """Roles of a tool's result; `function` and `ipython` are older names of `tool`."""
-PLAIN = frozenset({"role", "content"})
+PLAIN = frozenset({"role", "content", "name", "tool_call_id"})
+"""Fields that are as they should be where they are text."""
 
 THOUGHTS = "reasoning_content"
 """The field in which a cleaned message has its thoughts."""
@@ -63,13 +64,21 @@ def clean_messages(messages: Messages) -> Chat:
         raise InvalidMessagesError('messages must be a list of {"role", "content"} mappings')
     cleaned: Chat = []
     for index, message in enumerate(messages):
-        if isinstance(message, dict) and message.keys() == PLAIN and isinstance(message["content"], str):
-            cleaned.append(Cleaned(index, {"role": _role(index, message), "content": message["content"]}))
+        if _is_plain(message):
+            _role(index, message)
+            cleaned.append(Cleaned(index, message))
         else:
             cleaned += (Cleaned(index, made) for made in _clean(index, message))
     if not cleaned:
         raise InvalidMessagesError("messages must not be empty")
     return cleaned
+
+
+def _is_plain(message: object) -> bool:
+    """Whether there is nothing to do for a message but to look at its role."""
+    if type(message) is not dict or "content" not in message or not message.keys() <= PLAIN:
+        return False
+    return all(type(value) is str for value in message.values())
 
 
 def _role(index: int, message: Mapping[str, Any]) -> str:
@@ -83,7 +92,7 @@ def _clean(index: int, message: object) -> Iterator[dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise InvalidMessagesError(f"message {index} is not a mapping but {type(message).__name__}")
     role = _role(index, message)
-    if too_deep(message):
+    if any(type(value) is not str for value in message.values()) and too_deep(message):
         raise InvalidMessagesError(f"message {index} is nested deeper than {MOST_NESTED} levels: flatten it")
     content = message.get("content")
     parts = read_parts(index, content) if isinstance(content, list | tuple) else Parts()

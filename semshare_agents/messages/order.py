@@ -47,6 +47,8 @@ class Ordering:
             told: The messages.
             orphans: Which of them are results without calls: text of the user, one with what the user says next.
         """
+        if not orphans and not self.takes_turns and self.empty and self.first_assistant and self.no_user:
+            return told
         walk = _Walk(self, orphans)
         for at, message in told:
             walk.take(at, message)
@@ -63,7 +65,8 @@ class Ordering:
 
     def _asked(self, told: Told) -> Told:
         """The messages with a user among them, where the template wants one: results told as text are no question."""
-        if self.no_user or self.takes_turns or any(m["role"] == "user" and not _is_result(m) for _, m in told):
+        users = [m for _, m in told if m["role"] == "user"]
+        if self.no_user or any(self.takes_turns or not _is_result(m) for m in users):
             return told
         first = next((k for k, (_, m) in enumerate(told) if m["role"] not in ("system", "developer")), len(told))
         at = told[min(first, len(told) - 1)][0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from semshare_agents.errors import TemplateError
+from semshare_agents.errors import InvalidMessagesError, TemplateError
 from semshare_agents.messages.cleaning import RESULTS, THOUGHTS, Chat, place
 from semshare_agents.messages.control import ControlTokens, control_names
 from semshare_agents.messages.order import Ordering, Told
@@ -74,6 +74,7 @@ class ChatPrompt:
         if self._tokenizer.chat_template is None:
             raise TemplateError("the tokenizer has no chat template: use a model made for chat")
         text = self.text(messages, tools or [], wanted)
+        _check_letters(text, messages)
         if self._guarding:
             return self.control.encoded(text)
         return np.asarray(self._tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
@@ -118,13 +119,14 @@ class ChatPrompt:
             InvalidMessagesError: results and calls do not belong together.
         """
         items = paired(messages)
-        guarded = [self._named(self._guarded(message)) for message in messages]
+        plain_text = not self._guarding or self.control.all_plain(v for m in messages for v in m.values())
+        guarded = [self._named(m if plain_text else self._guarded(m)) for m in messages]
         told: Told = []
         for item in items:
             if isinstance(item, Round):
                 told += self._round(item, messages, guarded, bool(tools), plain)
             else:
-                thinks = _goes_on(messages, item.at)
+                thinks = THOUGHTS in messages[item.at] and _goes_on(messages, item.at)
                 told.append((place(messages, item.at), self._alone(guarded[item.at], thinks, bool(tools))))
         orphans = frozenset(
             place(messages, i.at) for i in items if isinstance(i, Alone) and messages[i.at]["role"] in RESULTS
@@ -141,8 +143,6 @@ class ChatPrompt:
         return ordering.told(told, orphans), shown or None
 
     def _guarded(self, message: Message) -> Message:
-        if not self._guarding:
-            return message
         own = ("content", THOUGHTS) if message["role"] == "assistant" else ()
         guard = self.control.guarded
         return {k: v if k == "role" else guard(v, own=k in own) for k, v in message.items()}
@@ -258,6 +258,23 @@ def _mapped(function: Message) -> Message:
     """A called function with its arguments as an object, whatever they are."""
     arguments = function["arguments"]
     return function if isinstance(arguments, dict) else {**function, "arguments": {BROKEN: arguments}}
+
+
+def _check_letters(text: str, messages: Chat) -> None:
+    """Refuse halves of letters, which JSON can spell and no tokenizer reads."""
+    if _is_unicode(text):
+        return
+    at = next((i for i, m in enumerate(messages) if not _is_unicode(json.dumps(m, ensure_ascii=False))), None)
+    whose = "a tool" if at is None else f"message {place(messages, at)}"
+    raise InvalidMessagesError(f"{whose} has text that is no Unicode: a surrogate without its other half")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _goes_on(messages: Chat, at: int) -> bool:

@@ -18,7 +18,7 @@ def too_deep(value: object, most: int = MOST_NESTED) -> bool:
                 inner += item.values()
             elif isinstance(item, list | tuple):
                 inner += item
-        level = [item for item in inner if isinstance(item, Mapping | list | tuple)]
+        level = [item for item in inner if type(item) is not str and isinstance(item, Mapping | list | tuple)]
         depth += 1
         if depth >= most and level:
             return True
