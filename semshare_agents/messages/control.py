@@ -70,6 +70,7 @@ class ControlTokens:
         self._back = {char: name for name, char in self._aside.items()}
         self._private = f"[{chr(ASIDE)}-{chr(ASIDE + len(self._names))}]"
         self._all = _any_of(self._names)
+        self._starts = {name[:2]: [n for n in self._names if n.startswith(name[:2])] for name in self._names}
         self._others = re.compile("|".join([self._private, *_sorted([n for n in self._names if n not in own])]))
         self._every = re.compile("|".join([self._private, *_sorted(self._names)]))
         self._lock = threading.Lock()
@@ -95,7 +96,9 @@ class ControlTokens:
         if len(self._names) > FEW_NAMES:
             return self._every.search(text) is None
         private = not text.isascii() and re.search(self._private, text) is not None
-        return not private and not any(name in text for name in self._names)
+        return not private and not any(
+            name in text for start, names in self._starts.items() if start in text for name in names
+        )
 
     def encoded(self, text: str) -> Ints:
         """Token ids of a rendered text, shape `(tokens,)`: names that were put aside are text, others are tokens.

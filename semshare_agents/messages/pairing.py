@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from semshare_agents.errors import InvalidMessagesError
 from semshare_agents.messages.cleaning import RESULTS, Chat, place
 
 
-@dataclass(frozen=True)
-class Round:
+class Round(NamedTuple):
     """A message with calls and their results, as indices of messages.
 
     Attributes:
@@ -22,8 +21,7 @@ class Round:
     results: tuple[int | None, ...]
 
 
-@dataclass(frozen=True)
-class Alone:
+class Alone(NamedTuple):
     """A message that stands for itself; a result among them lost its call when a history was trimmed.
 
     Attributes:

@@ -22,6 +22,7 @@ NO_RESULT = "(no result)"
 RESULT_TAGS = ("<tool_response>", "</tool_response>")
 """Around a result that is told as the user's text."""
 
+WRITER = json.JSONEncoder(ensure_ascii=False)
 SYSTEM_TAGS = ("<system>", "</system>")
 """Around a system message that is told as the user's text."""
 
@@ -53,7 +54,7 @@ def _with_texts(call: Message) -> Message:
 def text_of(call: Message) -> str:
     """A call's arguments as text; broken ones are text already."""
     arguments = call["function"]["arguments"]
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return arguments if isinstance(arguments, str) else WRITER.encode(arguments)
 
 
 def _filled(call: Message, results: Results) -> list[Message]:
