@@ -9,6 +9,7 @@ in the form that the template can say (what a turn adds to rendering), rendering
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -61,6 +62,8 @@ def main() -> None:
     tokenizer = tokenizer_here(options.model, load_settings().home)
     chat = ChatPrompt(tokenizer, form_of(tokenizer))
     talk = history(options.messages)
+    # As an adapter does when it has started: what is loaded is not looked through again and again.
+    gc.freeze()
     told, tools = chat.told(clean_messages(talk), [TOOL])
     text = chat.text(clean_messages(talk), [TOOL])
     print(f"{len(talk)} messages, {len(text)} characters")

@@ -88,7 +88,7 @@ class ThoughtStream:
         """A thought up to its last word; the space behind it waits for another one."""
         thought = self._space + thought
         out = thought.rstrip()
-        self._space = thought[len(out) :] if out or not self._empty else ""
+        self._space = thought[len(out) :]
         self._empty = self._empty and not out
         return out
 
