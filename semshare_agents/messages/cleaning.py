@@ -26,6 +26,7 @@ THOUGHT_LISTS = ("reasoning_details", "thinking_blocks")
 """Fields in which other APIs have thoughts as lists of parts."""
 ANSWERED_IDS = ("tool_call_id", "tool_use_id", "call_id")
 """Names of the field in which a result says which call it answers."""
+READER = json.JSONDecoder()
 READ = frozenset(
     {*THOUGHT_FIELDS, *THOUGHT_LISTS, *ANSWERED_IDS, "tool_calls", "function_call", "refusal", "audio", "cache_control"}
 )
@@ -92,7 +93,7 @@ def _clean(index: int, message: object) -> Iterator[dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise InvalidMessagesError(f"message {index} is not a mapping but {type(message).__name__}")
     role = _role(index, message)
-    if any(type(value) is not str for value in message.values()) and too_deep(message):
+    if _may_be_deep(message) and too_deep(message):
         raise InvalidMessagesError(f"message {index} is nested deeper than {MOST_NESTED} levels: flatten it")
     content = message.get("content")
     parts = read_parts(index, content) if isinstance(content, list | tuple) else Parts()
@@ -105,6 +106,20 @@ def _clean(index: int, message: object) -> Iterator[dict[str, Any]]:
     if parts.results and not text:
         return
     yield _put_together(index, role, message, text, parts, calls)
+
+
+def _may_be_deep(message: Mapping[str, Any]) -> bool:
+    """Whether a message has more than the three levels of calls whose arguments are text; that is soon seen."""
+    for value in message.values():
+        if type(value) is str or value is None:
+            continue
+        for part in value if type(value) is list else (value,):
+            if type(part) is not dict:
+                return True
+            inner = [i for i in part.values() if type(i) is not str and i is not None]
+            if any(type(i) is not dict or any(type(v) is not str for v in i.values()) for i in inner):
+                return True
+    return False
 
 
 def _put_together(
@@ -226,9 +241,10 @@ def read_arguments(value: object) -> dict[str, Any] | str:
     if not isinstance(value, str):
         return as_text(value)
     try:
-        read = json.loads(value)
+        read = READER.decode(value)
     except (ValueError, RecursionError):
         return value
     if read is None:
         return {}
-    return read if isinstance(read, dict) and not too_deep(read) else value
+    deep = value.count("{") + value.count("[") > MOST_NESTED and too_deep(read)
+    return read if isinstance(read, dict) and not deep else value
