@@ -8,6 +8,7 @@ a round, as it was when the round was under way.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,10 +148,11 @@ class Rendering:
             found = text.find(said, start)
             if found >= 0:
                 return max(at, found + len(said))
-        return -1
+        spaced = re.compile(r"\s+".join(map(re.escape, content.split()))).search(text, start)
+        return max(at, spaced.end()) if spaced else -1
 
     def _other_forms(self, content: str) -> list[str]:
-        """How a template may write a text otherwise: as JSON, or without a thought that it begins with."""
+        """How a template may write a text otherwise, but for space: as JSON, without a thought that it begins with."""
         written = [json.dumps(content, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
         closings = [closing for _, closing in self._template.thoughts if closing in content]
         return [*written, *(content.rpartition(closing)[2].strip() for closing in closings)]

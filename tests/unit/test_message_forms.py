@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from semshare_agents.errors import InvalidMessagesError, PromptError
+from semshare_agents.errors import InvalidMessagesError, PromptError, TemplateError
 from semshare_agents.messages.cleaning import clean_messages
 from semshare_agents.messages.thinking import wish
 from tests import message_table, tiny
@@ -166,6 +166,15 @@ def test_wishes_that_are_none_are_refused(effort: Any, variables: Any) -> None:
 def test_halves_of_letters_are_the_callers_fault() -> None:
     with pytest.raises(InvalidMessagesError, match="message 1"):
         prompt("ChatML", [user("a"), assistant("\ud800"), user("b")])
+
+
+def test_a_template_may_space_a_text_otherwise_but_not_drop_it() -> None:
+    source = "{% for m in messages %}[{{ m.role }}] {{ m.content CHANGED }}\n{% endfor %}"
+    spaced = source.replace("CHANGED", "| replace('\\n', ' ')")
+    assert "one two" in message_table.prompts.prompt(spaced, [user("one\ntwo")])
+    dropping = source.replace("CHANGED", "if m.content | length < 20 else '...'")
+    with pytest.raises(TemplateError, match=r"message 2: .* does not say it"):
+        message_table.prompts.prompt(dropping, [user("short"), assistant("so"), user("long " * 20)])
 
 
 def test_a_template_for_pictures_gets_its_parts() -> None:
