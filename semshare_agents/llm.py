@@ -167,12 +167,14 @@ class SemShareLLM:
             options: `tenant`, `session`, `reuse` (`off`, `exact`, `moved`, `semantic`), `fidelity` (`auto`, `strict`,
                 `balanced`, `fast` or a mean KL in nats), `tools` (in OpenAI's form), `tool_choice` (`auto`, `none`,
                 `required` or a tool's name), `parallel_tool_calls`, `response_schema` (a JSON schema that the answer
-                keeps to; `{"type": "object"}` for any JSON object), `store`, `raw` (the one message's text is the
-                prompt, without a chat template), `prompt_ids` (with `raw`: the prompt as ids; the message is their
-                text), `logprobs` and `prompt_logprobs` (how many of the likeliest tokens are told of each place of the
-                answer or the prompt, 0 for the token alone; a prompt's are computed without reuse), `n` (with `stream`:
-                so many answers from one prefill, of which the first is stored), `sampling` or the fields of
-                `semshare_agents.values.Sampling` by name.
+                keeps to; `{"type": "object"}` for any JSON object), `reasoning_effort` (`none`, `minimal`, `low`,
+                `medium`, `high`, `xhigh`, `max`), `chat_template_kwargs` (variables of the model's chat template by
+                name), `split_thoughts` (thoughts come in `thoughts`, not in `text`), `store`, `raw` (the one message's
+                text is the prompt, without a chat template), `prompt_ids` (with `raw`: the prompt as ids; the message
+                is their text), `logprobs` and `prompt_logprobs` (how many of the likeliest tokens are told of each
+                place of the answer or the prompt, 0 for the token alone; a prompt's are computed without reuse), `n`
+                (with `stream`: so many answers from one prefill, of which the first is stored), `sampling` or the
+                fields of `semshare_agents.values.Sampling` by name.
 
         Raises:
             PromptError: messages, tools or schema are malformed, or the messages are too long for the model.

@@ -48,6 +48,9 @@ class ChatSemShare(AdapterModel, BaseChatModel):
     def _told(self, prompt: Any) -> list[dict[str, Any]]:
         return convert.to_adapter(prompt)
 
+    def _options(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+        return {"split_thoughts": True, **super()._options(stop, given)}
+
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
             name=self.model,

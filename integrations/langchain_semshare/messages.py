@@ -22,6 +22,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 
 from semshare_agents.errors import InvalidMessagesError
+from semshare_agents.messages.parts import Parts, read_parts
 from semshare_agents.tools.calls import broken_off
 from semshare_agents.values import Generation, Piece
 
@@ -32,21 +33,10 @@ ROLES: dict[type[BaseMessage], str] = {
     ToolMessage: "tool",
     FunctionMessage: "function",
 }
-KNOWN_BLOCKS = frozenset(
-    {
-        "text",
-        "tool_use",
-        "tool_call",
-        "tool_call_chunk",
-        "invalid_tool_call",
-        "thinking",
-        "redacted_thinking",
-        "reasoning",
-    }
+TOLD_ELSEWHERE = frozenset(
+    {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
-"""Blocks of a message that are its text, its thoughts, or are told elsewhere."""
-THOUGHTS = {"thinking": "thinking", "reasoning": "reasoning"}
-"""Under which key a block of a type has its thought."""
+"""Blocks of an answer that its `tool_calls` and `invalid_tool_calls` say once more."""
 
 CUT = "the answer ended before the call did"
 
@@ -57,12 +47,13 @@ def to_adapter(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     Raises:
         InvalidMessagesError: a message has no role that a model knows, or parts other than text.
     """
-    return [_message(message) for message in messages]
+    return [_message(index, message) for index, message in enumerate(messages)]
 
 
-def _message(message: BaseMessage) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": _role(message), "content": _text(message)}
-    thoughts = _thoughts(message)
+def _message(index: int, message: BaseMessage) -> dict[str, Any]:
+    parts = _parts(index, message)
+    told: dict[str, Any] = {"role": _role(message), "content": parts.text}
+    thoughts = "\n".join(parts.thoughts) or _beside(message)
     if thoughts:
         told["reasoning_content"] = thoughts
     if message.name:
@@ -88,25 +79,25 @@ def _role(message: BaseMessage) -> str:
     return role
 
 
-def _text(message: BaseMessage) -> str:
+def _parts(index: int, message: BaseMessage) -> Parts:
+    """What a message's content says; a string in a list of blocks is text."""
     if isinstance(message.content, str):
-        return message.content
-    for block in message.content:
-        kind = block.get("type") if isinstance(block, dict) else "text"
-        if kind not in KNOWN_BLOCKS:
-            raise InvalidMessagesError(f"a message has a part of type {kind!r}; this model reads text only")
-    return str(message.text)
+        return Parts([message.content])
+    blocks = [{"type": "text", "text": b} if isinstance(b, str) else b for b in message.content]
+    if isinstance(message, AIMessage):
+        blocks = [b for b in blocks if b.get("type") not in TOLD_ELSEWHERE]
+    return read_parts(index, blocks)
 
 
-def _thoughts(message: BaseMessage) -> str:
-    """What an assistant thought, in blocks of its content or, as some providers' models have it, beside it."""
-    if not isinstance(message, AIMessage):
-        return ""
-    blocks = message.content if isinstance(message.content, list) else []
-    kinds = ((block, THOUGHTS.get(str(block.get("type")))) for block in blocks if isinstance(block, dict))
-    texts = [text for block, key in kinds if key and isinstance(text := block.get(key), str)]
-    beside = message.additional_kwargs.get("reasoning_content")
-    return "".join(texts) or (beside if isinstance(beside, str) else "")
+def _beside(message: BaseMessage) -> str:
+    """What an assistant thought, as some providers' models have it beside the content."""
+    beside = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
+    return beside if isinstance(beside, str) else ""
+
+
+def _thought(thoughts: str) -> dict[str, Any]:
+    """Thoughts where other models of LangChain have them, and `content_blocks` looks for them."""
+    return {"reasoning_content": thoughts} if thoughts else {}
 
 
 def usage_of(generation: Generation) -> UsageMetadata:
@@ -150,6 +141,7 @@ def whole(generation: Generation, model: str) -> AIMessage:
             broken.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
     return AIMessage(
         content=generation.text,
+        additional_kwargs=_thought(generation.thoughts),
         tool_calls=calls,
         invalid_tool_calls=broken,
         usage_metadata=usage_of(generation),
@@ -174,4 +166,4 @@ def part(piece: Piece, model: str) -> AIMessageChunk:
     calls = [
         tool_call_chunk(name=c.name or None, args=c.arguments, id=c.id or None, index=c.index) for c in piece.tool_calls
     ]
-    return AIMessageChunk(content=piece.text, tool_call_chunks=calls)
+    return AIMessageChunk(content=piece.text, additional_kwargs=_thought(piece.thoughts), tool_call_chunks=calls)

@@ -36,13 +36,13 @@ class Routes:
 
     async def chat(self, body: schemas.ChatRequest, request: Request) -> Any:
         """Answer a conversation."""
-        messages = [m.model_dump(exclude_none=True) for m in body.messages]
         tools, odd = body.tool_options()
         self._core.ignored(request, odd)
-        options = {"max_new_tokens": body.most_tokens, "store": body.store, "logprobs": body.likeliest, **tools}
+        options = {"max_new_tokens": body.most_tokens, "store": body.store, "logprobs": body.likeliest}
+        options |= {**tools, **body.template_options}
         for schema in body.strict_schemas:
             await self._llm.reader.check_schema(schema)
-        return await self._answer(body, request, messages, ChatShape(self._names.served), options)
+        return await self._answer(body, request, body.messages, ChatShape(self._names.served), options)
 
     async def complete(self, body: schemas.CompletionRequest, request: Request) -> Any:
         """Continue one text or several."""

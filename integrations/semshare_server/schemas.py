@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,11 @@ MOST_PROMPTS = 256
 TEXT_TOKENS = 16
 
 Text = Annotated[str, Field(max_length=4 * 1024**2)]
+Message = Annotated[
+    dict[str, Any],
+    Field(description="a message in any form that hosted APIs take, see docs/messages.md; the adapter checks it"),
+]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 AsMany = Literal[-1]
 """What some clients say where they mean no limit."""
@@ -44,13 +49,6 @@ class Named(Open):
     model: str | None = Field(None, description="any name is served by the one model, unless the server is strict")
 
 
-class TextPart(Open):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: Text
-
-
 class CalledFunction(BaseModel):
     """A tool and what it was called with."""
 
@@ -64,30 +62,6 @@ class ToolCall(BaseModel):
     id: Annotated[str, Field(max_length=200)]
     type: Literal["function"]
     function: CalledFunction
-
-
-class Message(BaseModel):
-    """A message; what else clients echo of earlier answers is ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1000)] | None = None
-    reasoning_content: Text | None = Field(None, description="an assistant's thoughts")
-    reasoning: Text | None = Field(None, description="the same, as other servers call it")
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=200)] | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError(f"a message of role {self.role!r} has no tool_calls")
-        if self.role == "tool" and self.tool_call_id is None:
-            raise ValueError("a message of role 'tool' needs the tool_call_id of the call that it answers")
-        if self.content is None and not (self.tool_calls or self.reasoning_content or self.reasoning):
-            raise ValueError("a message needs content; only that of an assistant with tool_calls may be null")
-        return self
 
 
 class StreamOptions(Open):
@@ -192,6 +166,9 @@ class ChatRequest(Common):
     """Body of `/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    reasoning_effort: Effort | None = Field(None, description="how much a model thinks that can be told so")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the model's chat template")
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="changes nothing")
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = Field(
@@ -202,6 +179,15 @@ class ChatRequest(Common):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     store: bool | None = Field(None, description="as in `semshare`; false in one of both is enough")
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What the adapter is told of thinking and the template."""
+        return {
+            "reasoning_effort": self.reasoning_effort,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "split_thoughts": True,
+        }
 
     @property
     def most_tokens(self) -> int | None:
@@ -296,6 +282,7 @@ class AnswerMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: str | None = Field(None, description="what the model thought before; null where nothing")
     tool_calls: list[ToolCall] | None = None
 
 

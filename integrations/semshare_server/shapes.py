@@ -75,6 +75,8 @@ class ChatShape(_Base):
     def _choice(self, answer: Generation) -> dict[str, Any]:
         calls = [called(call.id, call.name, arguments_of(call)) for call in answer.tool_calls]
         message: dict[str, Any] = {"role": "assistant", "content": answer.text or (None if calls else "")}
+        if answer.thoughts:
+            message["reasoning_content"] = answer.thoughts
         if calls:
             message["tool_calls"] = calls
         return {"message": message, "logprobs": chat_logprobs(answer.logprobs)}
@@ -86,7 +88,8 @@ class ChatShape(_Base):
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """An event with text, calls or both."""
-        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        delta: dict[str, Any] = {"reasoning_content": piece.thoughts} if piece.thoughts else {}
+        delta |= {"content": piece.text} if piece.text else {}
         if piece.tool_calls:
             delta["tool_calls"] = [part_of(part) for part in piece.tool_calls]
         return self._event({"delta": delta, "logprobs": chat_logprobs(piece.logprobs)}, piece.choice)
@@ -244,7 +247,7 @@ async def events(pieces: AsyncIterator[Piece], shape: Shape, with_usage: bool) -
         if piece.choice not in opened and (opening := shape.opening(piece)) is not None:
             yield json.dumps(opening)
         opened.add(piece.choice)
-        if piece.text or piece.tool_calls or piece.logprobs:
+        if piece.text or piece.tool_calls or piece.thoughts or piece.logprobs:
             yield json.dumps(shape.piece(replace(piece, generation=None)))
         if piece.generation is not None:
             answers.append(piece.generation)

@@ -86,7 +86,7 @@ class Tokens:
     def _ids(self, body: TokenizeRequest) -> list[int]:
         reader = self._llm.reader
         if body.messages is not None:
-            messages = clean_messages([m.model_dump(exclude_none=True) for m in body.messages])
+            messages = clean_messages(body.messages)
             tools, _ = usable(body.tools or ())
             prompt = reader.output.prompt(messages, response_spec(tools or None, None, False, None))
             return [int(i) for i in prompt]

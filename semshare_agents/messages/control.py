@@ -26,6 +26,8 @@ ASIDE = 0x100000
 """The first of the private characters; it stands before one of them that was in a message by itself."""
 FENCE = "\U0010fffd"
 """Stands around secret names; what is between cannot be guessed."""
+FEW_NAMES = 64
+"""So many names are looked for one by one: faster than by an expression."""
 BRACKETED = re.compile(r"[<\[{(|]\S*[>\]})|]", re.DOTALL)
 """The shape of marks that are added tokens but not special ones."""
 
@@ -68,6 +70,7 @@ class ControlTokens:
         self._back = {char: name for name, char in self._aside.items()}
         self._private = f"[{chr(ASIDE)}-{chr(ASIDE + len(self._names))}]"
         self._all = _any_of(self._names)
+        self._starts = {name[:2]: [n for n in self._names if n.startswith(name[:2])] for name in self._names}
         self._others = re.compile("|".join([self._private, *_sorted([n for n in self._names if n not in own])]))
         self._every = re.compile("|".join([self._private, *_sorted(self._names)]))
         self._lock = threading.Lock()
@@ -86,6 +89,16 @@ class ControlTokens:
         if isinstance(value, list | tuple):
             return [self.guarded(v, own) for v in value]
         return value
+
+    def all_plain(self, values: Iterable[Any]) -> bool:
+        """Whether no text of these values has a name or a private character: by one look at all of them."""
+        text = "\0".join(_texts(values))
+        if len(self._names) > FEW_NAMES:
+            return self._every.search(text) is None
+        private = not text.isascii() and re.search(self._private, text) is not None
+        return not private and not any(
+            name in text for start, names in self._starts.items() if start in text for name in names
+        )
 
     def encoded(self, text: str) -> Ints:
         """Token ids of a rendered text, shape `(tokens,)`: names that were put aside are text, others are tokens.
@@ -144,6 +157,20 @@ class ControlTokens:
             return found[1] if len(found) == 2 else cut.join(self._back.get(found, found))
 
         return re.sub(f"{chr(ASIDE)}.|{self._private}", back, text, flags=re.DOTALL)
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    """All texts in values, those in lists and mappings included."""
+    texts, inner = list[str](), list[Any]()
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict):
+            inner += value
+            inner += value.values()
+        elif isinstance(value, list | tuple):
+            inner += value
+    return texts + _texts(inner) if inner else texts
 
 
 class _Copy:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from semshare_agents.errors import InvalidMessagesError
-from semshare_agents.messages.cleaning import RESULTS, Chat
+from semshare_agents.messages.cleaning import RESULTS, Chat, place
 
 
-@dataclass(frozen=True)
-class Round:
+class Round(NamedTuple):
     """A message with calls and their results, as indices of messages.
 
     Attributes:
@@ -22,8 +21,7 @@ class Round:
     results: tuple[int | None, ...]
 
 
-@dataclass(frozen=True)
-class Alone:
+class Alone(NamedTuple):
     """A message that stands for itself; a result among them lost its call when a history was trimmed.
 
     Attributes:
@@ -49,7 +47,7 @@ def paired(messages: Chat) -> list[Round | Alone]:
         calls = messages[at].get("tool_calls")
         end = at + 1
         if not calls:
-            _refuse_repeated(messages, at, answered)
+            _check_alone(messages, at, answered)
             items.append(Alone(at))
         else:
             while end < len(messages) and messages[end]["role"] in RESULTS:
@@ -63,10 +61,17 @@ def paired(messages: Chat) -> list[Round | Alone]:
     return items
 
 
-def _refuse_repeated(messages: Chat, at: int, answered: set[str]) -> None:
-    identifier = messages[at].get("tool_call_id")
-    if messages[at]["role"] in RESULTS and identifier in answered:
-        raise InvalidMessagesError(f"message {at} is a second result of the call {identifier!r}: give each call one")
+def _check_alone(messages: Chat, at: int, answered: set[str]) -> None:
+    message = messages[at]
+    if message["role"] not in RESULTS:
+        return
+    identifier, told = message.get("tool_call_id"), place(messages, at)
+    if identifier in answered:
+        raise InvalidMessagesError(f"message {told} is a second result of the call {identifier!r}: give each call one")
+    if not identifier and not message.get("name"):
+        raise InvalidMessagesError(
+            f"message {told} is the result of no call: set its tool_call_id to that of the call which it answers"
+        )
 
 
 def _round(messages: Chat, at: int, results: Sequence[int]) -> Round:
@@ -74,7 +79,9 @@ def _round(messages: Chat, at: int, results: Sequence[int]) -> Round:
     ids = [call["id"] for call in calls if call["id"]]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
-        raise InvalidMessagesError(f"message {at} has two tool calls with the id {twice[0]!r}: give each its own")
+        raise InvalidMessagesError(
+            f"message {place(messages, at)} has two tool calls with the id {twice[0]!r}: give each its own"
+        )
     bound: dict[int, int] = {}
     for index in results:
         bound[_call_of(messages, at, index, bound)] = index
@@ -86,8 +93,9 @@ def _call_of(messages: Chat, at: int, index: int, bound: dict[int, int]) -> int:
     calls, result = messages[at]["tool_calls"], messages[index]
     identifier = result.get("tool_call_id")
     named = [k for k, call in enumerate(calls) if call["id"] and call["id"] == identifier]
+    told = place(messages, index)
     if named and named[0] in bound:
-        raise InvalidMessagesError(f"message {index} is a second result of the call {identifier!r}: give each call one")
+        raise InvalidMessagesError(f"message {told} is a second result of the call {identifier!r}: give each call one")
     if named:
         return named[0]
     free = [k for k in range(len(calls)) if k not in bound and not (identifier and calls[k]["id"])]
@@ -97,7 +105,7 @@ def _call_of(messages: Chat, at: int, index: int, bound: dict[int, int]) -> int:
     if not chosen:
         known = ", ".join(repr(call["id"]) for call in calls if call["id"]) or "none with an id"
         raise InvalidMessagesError(
-            f"message {index} is the result of {f'a call {identifier!r}' if identifier else 'no named call'}, "
-            f"but the calls of message {at} are: {known}; set its tool_call_id to one of them"
+            f"message {told} is the result of {f'a call {identifier!r}' if identifier else 'no named call'}, "
+            f"but the calls of message {place(messages, at)} are: {known}; set its tool_call_id to one of them"
         )
     return chosen[0]

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from semshare_agents.errors import TemplateError
-from semshare_agents.messages.cleaning import RESULTS, THOUGHTS, Chat
+from semshare_agents.errors import InvalidMessagesError, TemplateError
+from semshare_agents.messages.cleaning import RESULTS, THOUGHTS, Chat, place
 from semshare_agents.messages.control import ControlTokens, control_names
+from semshare_agents.messages.order import Ordering, Told
 from semshare_agents.messages.pairing import Alone, Round, paired
-from semshare_agents.messages.rounds import RESULT_TAGS, Message, told_results
-from semshare_agents.messages.template import REFUSALS, Template, refusing
+from semshare_agents.messages.rendering import Rendering, begun
+from semshare_agents.messages.rounds import RESULT_TAGS, SHAPES, Message, told_results, told_system
+from semshare_agents.messages.template import Template
+from semshare_agents.messages.thinking import NO_WISH, Thinking, Wish
 from semshare_agents.tools.base import ToolFormat
 from semshare_agents.tools.checking import Tools
 from semshare_agents.tools.drafts import TAGS
@@ -32,9 +35,11 @@ BROKEN = "arguments"
 """The name under which arguments that are no object stand where a template takes objects alone."""
 
 SYSTEMS = ("system", "developer")
+NAMED = ("user", *SYSTEMS)
+"""Roles of which a name says who speaks; an answer is the assistant's, and a result's call says whose it is."""
 
-Told = list[tuple[int, Message]]
-"""Messages as the template gets them, each with the index of the caller's message that it comes from."""
+TURNS = Ordering(users=False, assistants=False, empty=False, first_assistant=False, no_user=False)
+"""What every template takes: user and assistant in turns, the user first."""
 
 
 class ChatPrompt:
@@ -51,13 +56,16 @@ class ChatPrompt:
         self._form = form
         self._guarding = control_tokens == "text"
         self.template = Template(tokenizer, form)
+        self.thinking = Thinking(self.template)
+        self._rendering = Rendering(self.template)
 
-    def ids(self, messages: Chat, tools: Tools | None = None) -> Ints:
+    def ids(self, messages: Chat, tools: Tools | None = None, wanted: Wish = NO_WISH) -> Ints:
         """Token ids of a prompt up to where the answer begins, shape `(tokens,)`.
 
         Args:
             messages: Messages from `clean_messages`.
             tools: Tools in OpenAI's form.
+            wanted: What else the template is told.
 
         Raises:
             InvalidMessagesError: results and calls do not belong together.
@@ -65,11 +73,27 @@ class ChatPrompt:
         """
         if self._tokenizer.chat_template is None:
             raise TemplateError("the tokenizer has no chat template: use a model made for chat")
-        told, shown = self.told(messages, tools or [])
-        text = self._rendered(told, shown)
+        text = self.text(messages, tools or [], wanted)
+        _check_letters(text, messages)
         if self._guarding:
             return self.control.encoded(text)
         return np.asarray(self._tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+    def text(self, messages: Chat, tools: Tools, wanted: Wish = NO_WISH) -> str:
+        """The prompt's text, in which names of control tokens from messages are put aside.
+
+        What the template takes back from the form that its probes allow is told in the plainest one: turns of user and
+        assistant, calls and results as their text.
+        """
+        variables = self.thinking.variables(wanted)
+        try:
+            text = self._rendering.text(*self.told(messages, tools), variables)
+        except TemplateError as refused:
+            try:
+                text = self._rendering.text(*self.told(messages, tools, plain=True), variables)
+            except TemplateError:
+                raise refused from None
+        return text if begun(messages[-1]) else self.thinking.ended(text, wanted)
 
     @cached_property
     def control(self) -> ControlTokens:
@@ -83,53 +107,70 @@ class ChatPrompt:
         own = {n for n in names if n in form.written_marks or n in thoughts or (n not in special and n not in around)}
         return ControlTokens(self._tokenizer, names, own)
 
-    def told(self, messages: Chat, tools: Tools) -> tuple[Told, Tools | None]:
+    def told(self, messages: Chat, tools: Tools, plain: bool = False) -> tuple[Told, Tools | None]:
         """Messages and tools in the form that the template can say; control tokens in them are put aside.
+
+        Args:
+            messages: Messages from `clean_messages`.
+            tools: Tools.
+            plain: Whether in the plainest form.
 
         Raises:
             InvalidMessagesError: results and calls do not belong together.
-            TemplateError: the template has no way to say a message.
         """
         items = paired(messages)
-        guarded = [self._guarded(message) for message in messages]
-        last_asked = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+        plain_text = not self._guarding or self.control.all_plain(v for m in messages for v in m.values())
+        guarded = [self._named(m if plain_text else self._guarded(m)) for m in messages]
         told: Told = []
         for item in items:
             if isinstance(item, Round):
-                said = self._with_thoughts(guarded[item.at], item.at > last_asked)
-                results = [None if r is None else self._result(guarded[r]) for r in item.results]
-                told += self._round(item, said, results, bool(tools))
+                told += self._round(item, messages, guarded, bool(tools), plain)
             else:
-                told.append((item.at, self._alone(guarded[item.at], item.at > last_asked, bool(tools))))
-        orphans = {i.at for i in items if isinstance(i, Alone) and messages[i.at]["role"] in RESULTS}
-        told = _merged(self._systems(told, bool(tools)), orphans, every=not self.template.takes_runs())
-        if not tools or self.template.shows_tools:
-            return told, (self.control.guarded(tools) if self._guarding else tools) or None
-        return self._introduced(told, self._introduction(tools)), None
+                thinks = THOUGHTS in messages[item.at] and _goes_on(messages, item.at)
+                told.append((place(messages, item.at), self._alone(guarded[item.at], thinks, bool(tools))))
+        orphans = frozenset(
+            place(messages, i.at) for i in items if isinstance(i, Alone) and messages[i.at]["role"] in RESULTS
+        )
+        shown = (self.control.guarded(tools) if self._guarding else tools) if self.template.shows_tools else []
+        if tools and not shown:
+            told = self._introduced(told, self._introduction(tools))
+        told = self._systems(told, bool(tools), plain)
+        last = told[-1][1] if told else {}
+        if last.get("role") == "assistant" and "tool_calls" not in last and not begun(last) and THOUGHTS not in last:
+            # An answer of which there is nothing yet.
+            told = told[:-1] or told
+        ordering = TURNS if plain else self.template.ordering(bool(tools))
+        return ordering.told(told, orphans), shown or None
 
     def _guarded(self, message: Message) -> Message:
-        if not self._guarding:
-            return message
         own = ("content", THOUGHTS) if message["role"] == "assistant" else ()
         guard = self.control.guarded
         return {k: v if k == "role" else guard(v, own=k in own) for k, v in message.items()}
 
     # --- messages
 
-    def _alone(self, message: Message, under_way: bool, tools: bool) -> Message:
+    def _named(self, message: Message) -> Message:
+        """A message with its speaker's name before its text, where the template does not render names."""
+        name = message.get("name")
+        if not name or not isinstance(name, str) or message["role"] not in NAMED or self.template.says_names:
+            return message
+        return {**message, "content": f"{name}: {message['content']}"}
+
+    def _alone(self, message: Message, thinks: bool, tools: bool) -> Message:
         role = message["role"]
         if role == "assistant":
-            return self._with_thoughts(message, under_way)
+            return self._with_thoughts(message, thinks)
         if role in RESULTS:
             return told_results([message])
         unknown = role == "developer" and not (self.template.knows(role) and self.template.knows(role, tools))
         return {**message, "role": "system"} if unknown else message
 
-    def _with_thoughts(self, message: Message, under_way: bool) -> Message:
+    def _with_thoughts(self, message: Message, thinks: bool) -> Message:
         """Thoughts under the name that the template knows.
 
-        A template that knows none gets those of the turn under way, on which the model goes on, in the message's text.
-        Earlier ones are left out, as templates of thinking models leave them out themselves.
+        A template that knows none gets those on which the model went on, to a call or another answer, in the message's
+        text. Those of an answer after which the user spoke are left out, as templates of thinking models leave them
+        out themselves.
         """
         if THOUGHTS not in message:
             return message
@@ -138,23 +179,26 @@ class ChatPrompt:
         if field:
             return {**rest, field: thought}
         opening, closing = TAGS[0]
-        return {**rest, "content": f"{opening}\n{thought}\n{closing}\n\n{rest['content']}"} if under_way else rest
+        return {**rest, "content": f"{opening}\n{thought}\n{closing}\n\n{rest['content']}"} if thinks else rest
 
     def _result(self, message: Message) -> Message:
         known = message["role"] == "tool" or self.template.knows(message["role"])
         return message if known else {**message, "role": "tool"}
 
-    def _round(self, item: Round, call: Message, results: list[Message | None], tools: bool) -> Told:
-        shape = self.template.shape_of(tools, bool(call["content"]), len(call["tool_calls"]) > 1)
+    def _round(self, item: Round, messages: Chat, guarded: list[Message], tools: bool, plain: bool) -> Told:
+        call = self._with_thoughts(guarded[item.at], True)
+        results = [None if r is None else self._result(guarded[r]) for r in item.results]
+        shape = SHAPES[-1] if plain else self.template.shape_of(tools, bool(call["content"]), len(results) > 1)
         if not shape.told and not shape.as_text and not self._takes_broken(call):
             calls = [{**c, "function": _mapped(c["function"])} for c in call["tool_calls"]]
             call = {**call, "tool_calls": calls}
-        if not shape.told and not self.template.takes_any_id:
-            call = {**call, "tool_calls": [{**c, "id": _short(c["id"])} for c in call["tool_calls"]]}
-            ids = [c["id"] for c in call["tool_calls"]]
+        if not shape.told and (letters := self.template.id_letters):
+            ids = [_fitting(c, k, letters) for k, c in enumerate(call["tool_calls"])]
+            call = {**call, "tool_calls": [{**c, "id": i} for c, i in zip(call["tool_calls"], ids, strict=True)]}
             results = [r and {**r, "tool_call_id": i} for r, i in zip(results, ids, strict=True)]
-        places = {id(r): at for r, at in zip(results, item.results, strict=True) if at is not None}
-        return [(places.get(id(m), item.at), m) for m in shape.messages(call, results, self._form)]
+        places = {id(r): place(messages, at) for r, at in zip(results, item.results, strict=True) if at is not None}
+        at = place(messages, item.at)
+        return [(places.get(id(m), at), m) for m in shape.messages(call, results, self._form)]
 
     def _takes_broken(self, call: Message) -> bool:
         whole = all(isinstance(c["function"]["arguments"], dict) for c in call["tool_calls"])
@@ -162,16 +206,16 @@ class ChatPrompt:
 
     # --- system messages
 
-    def _systems(self, told: Told, tools: bool) -> Told:
-        """System messages where the template takes them: as they are, as one, or in the user's first message."""
+    def _systems(self, told: Told, tools: bool, plain: bool) -> Told:
+        """System messages where the template takes them: as they are, as one, or as text of the user.
+
+        A later one stays where it is, whatever it becomes: before it is what earlier prompts said.
+        """
         template = self.template
-        count = next((i for i, (_, m) in enumerate(told) if m["role"] not in SYSTEMS), len(told))
-        later = next((at for at, m in told[count:] if m["role"] in SYSTEMS), None)
-        if later is not None and not template.takes_later_system():
-            raise TemplateError(
-                f"message {later}: the model's chat template takes a system message at the start alone; "
-                "say it there, or as the user"
-            )
+        count = _systems_at_start(told)
+        if plain or not template.takes_later_system():
+            later = [(at, told_system(m) if m["role"] in SYSTEMS else m) for at, m in told[count:]]
+            told = [*told[:count], *later]
         taken = all(m["role"] != "system" for _, m in told[:count]) or template.takes_system(tools)
         if not count or (taken and (count == 1 or template.takes_systems(tools))):
             return told
@@ -181,13 +225,11 @@ class ChatPrompt:
         return self._before_user(told[count:], first["content"], told[0][0])
 
     def _before_user(self, told: Told, text: str, index: int) -> Told:
-        """`text` at the start of the user's first message."""
-        for k, (at, message) in enumerate(told):
-            if message["role"] == "user":
-                return [*told[:k], (at, {**message, "content": f"{text}\n\n{message['content']}"}), *told[k + 1 :]]
-        raise TemplateError(
-            f"message {index}: the model's chat template takes no system message, and there is no user's to say it in"
-        )
+        """`text` at the start of what the user says first; before an answer that nobody asked for it stands alone."""
+        if told and told[0][1]["role"] == "user":
+            at, message = told[0]
+            return [(at, {**message, "content": f"{text}\n\n{message['content']}"}), *told[1:]]
+        return [(index, {"role": "user", "content": text}), *told]
 
     # --- tools
 
@@ -200,35 +242,16 @@ class ChatPrompt:
         )
 
     def _introduced(self, told: Told, text: str) -> Told:
-        """The messages with `text` at the end of the system message, or before the first one's text."""
-        at, first = told[0]
-        if first["role"] in SYSTEMS:
-            return [(at, {**first, "content": f"{first['content']}\n\n{text}".lstrip()}), *told[1:]]
-        if self.template.takes_system():
-            return [(at, {"role": "system", "content": text}), *told]
-        return self._before_user(told, text, at)
+        """The messages with `text` at the end of the system message at the start, or as one."""
+        count = _systems_at_start(told)
+        if not count:
+            return [(told[0][0], {"role": "system", "content": text}), *told]
+        at, last = told[count - 1]
+        return [*told[: count - 1], (at, {**last, "content": f"{last['content']}\n\n{text}".lstrip()}), *told[count:]]
 
-    # --- rendering
 
-    def _rendered(self, told: Told, tools: Tools | None) -> str:
-        messages = [message for _, message in told]
-        try:
-            return self.template.render(messages, tools)
-        except REFUSALS as e:
-            at = told[self._refused(messages, tools)][0]
-            raise TemplateError(f"message {at}: the model's chat template refuses it: {e}") from e
-
-    def _refused(self, messages: Chat, tools: Tools | None) -> int:
-        """Which message the template refuses."""
-
-        def render(count: int) -> None:
-            try:
-                self.template.render(messages[:count], tools)
-            except REFUSALS:
-                # A beginning may be refused only because no user speaks at its end.
-                self.template.render([*messages[:count], {"role": "user", "content": "?"}], tools)
-
-        return refusing(render, len(messages))
+def _systems_at_start(told: Told) -> int:
+    return next((i for i, (_, m) in enumerate(told) if m["role"] not in SYSTEMS), len(told))
 
 
 def _mapped(function: Message) -> Message:
@@ -237,26 +260,33 @@ def _mapped(function: Message) -> Message:
     return function if isinstance(arguments, dict) else {**function, "arguments": {BROKEN: arguments}}
 
 
-def _merged(told: Told, orphans: set[int], every: bool) -> Told:
-    """Results without calls go into the user's message after them, and a run of messages of one role into one.
-
-    Args:
-        told: The messages.
-        orphans: Which of them are such results.
-        every: Whether all runs are, for templates that want turns in alternation.
-    """
-    out: Told = []
-    for at, message in told:
-        before = out[-1] if out else (0, {"role": ""})
-        alike = message["role"] == before[1]["role"] and message["role"] in ("user", "assistant")
-        calls = "tool_calls" in message or "tool_calls" in before[1]
-        if alike and not calls and (every or before[0] in orphans):
-            out[-1] = (at, {**message, "content": f"{before[1]['content']}\n\n{message['content']}"})
-        else:
-            out.append((at, message))
-    return out
+def _check_letters(text: str, messages: Chat) -> None:
+    """Refuse halves of letters, which JSON can spell and no tokenizer reads."""
+    if _is_unicode(text):
+        return
+    at = next((i for i, m in enumerate(messages) if not _is_unicode(json.dumps(m, ensure_ascii=False))), None)
+    whose = "a tool" if at is None else f"message {place(messages, at)}"
+    raise InvalidMessagesError(f"{whose} has text that is no Unicode: a surrogate without its other half")
 
 
-def _short(identifier: str) -> str:
-    """An id of nine letters and digits, which Mistral's templates insist on."""
-    return identifier and hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()[:9]
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _goes_on(messages: Chat, at: int) -> bool:
+    """Whether the model goes on from a message itself: nobody else speaks after it."""
+    after = next((m["role"] for m in messages[at + 1 :] if m["role"] not in SYSTEMS), "assistant")
+    return after == "assistant"
+
+
+def _fitting(call: Message, place_of: int, letters: int) -> str:
+    """A call's id of so many letters and digits; one that fits is as it was given."""
+    identifier: str = call["id"]
+    if len(identifier) == letters and identifier.isascii() and identifier.isalnum():
+        return identifier
+    named = identifier or f"{place_of} {call['function']['name']} {call['function']['arguments']}"
+    return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:letters]

@@ -22,6 +22,10 @@ NO_RESULT = "(no result)"
 RESULT_TAGS = ("<tool_response>", "</tool_response>")
 """Around a result that is told as the user's text."""
 
+WRITER = json.JSONEncoder(ensure_ascii=False)
+SYSTEM_TAGS = ("<system>", "</system>")
+"""Around a system message that is told as the user's text."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -50,7 +54,7 @@ def _with_texts(call: Message) -> Message:
 def text_of(call: Message) -> str:
     """A call's arguments as text; broken ones are text already."""
     arguments = call["function"]["arguments"]
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return arguments if isinstance(arguments, str) else WRITER.encode(arguments)
 
 
 def _filled(call: Message, results: Results) -> list[Message]:
@@ -101,6 +105,12 @@ def told_results(results: Sequence[Message]) -> Message:
     opening, closing = RESULT_TAGS
     texts = [f"{opening}\n{result['content']}\n{closing}" for result in results]
     return {"role": "user", "content": "\n".join(texts)}
+
+
+def told_system(message: Message) -> Message:
+    """A system message as a message of the user."""
+    opening, closing = SYSTEM_TAGS
+    return {"role": "user", "content": f"{opening}\n{message['content']}\n{closing}"}
 
 
 SHAPES = (

@@ -1,65 +1,48 @@
 """What a chat template can say, seen from what it makes of probes: roles, tools, calls, results and thoughts.
 
 Templates skip what they do not know without a word. So nothing is taken from a template's name or family: a message
-with words of its own is rendered, and what is not found in the outcome the template cannot say.
+with words of its own is rendered, and what is not found in the outcome the template cannot say. A template that says
+something only until more messages follow cannot say it either: what a prompt said has to stay said, so that its KV is
+found again.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import cached_property
+from typing import Any
 
-from jinja2 import TemplateError as JinjaError
-
-from semshare_agents.errors import TemplateError
 from semshare_agents.messages.cleaning import THOUGHT_FIELDS, Chat
+from semshare_agents.messages.order import Ordering
+from semshare_agents.messages.probing import (
+    ANOTHER,
+    NOBODY,
+    PROBE_TOOL,
+    REFUSALS,
+    THIRD,
+    TOOL,
+    WORD,
+    Probing,
+    assistant,
+    once,
+    user,
+)
 from semshare_agents.messages.rounds import SHAPES, Shape
 from semshare_agents.tools import ToolFormat, format_of
 from semshare_agents.tools.checking import Tools
 from semshare_agents.tools.drafts import TAGS
 
-REFUSALS = (JinjaError, TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError)
-"""What templates raise: on purpose, or because they walk what is not there."""
-
-WORD = "semshare_word"
-ANOTHER = "semshare_another"
-NOBODY = "semshare_nobody"
-"""A role that no template knows."""
-TOOL = "semshare_tool"
 CALLED = ("semshare_first", "semshare_second")
 KEY, VALUE = "semshare_key", "semshare_value"
 FOUND = ("semshare_found", "semshare_seen")
-
-PROBE_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {"name": TOOL, "description": "", "parameters": {"type": "object", "properties": {}}},
-}
-ASKED = {"role": "user", "content": "?"}
+ASKED, ANSWERED = user(), assistant()
 IDS = ("abcdefghi", "bcdefghij")
 """Mistral's templates want ids of exactly nine letters and digits."""
+LONG_ID = f"call_{IDS[0]}_{IDS[1]}"
+LONGEST_ID = 64
 
 TAG = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
-
-
-T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def _once(probe: Callable[P, T]) -> Callable[P, T]:
-    """A probe of a template that is made once for each of its arguments."""
-
-    @wraps(probe)
-    def found(*args: P.args, **kwargs: P.kwargs) -> T:
-        known: dict[tuple[object, ...], Any] = args[0]._found  # type: ignore[attr-defined]
-        key = (probe, *args[1:], *kwargs.values())
-        if key not in known:
-            known[key] = probe(*args, **kwargs)
-        answer: T = known[key]
-        return answer
-
-    return found
 
 
 def form_of(tokenizer: Any) -> ToolFormat:
@@ -67,7 +50,7 @@ def form_of(tokenizer: Any) -> ToolFormat:
     return format_of("" if tokenizer.chat_template is None else tokenizer.get_chat_template(tools=[PROBE_TOOL]))
 
 
-class Template:
+class Template(Probing):
     """A tokenizer's chat template.
 
     Args:
@@ -76,36 +59,8 @@ class Template:
     """
 
     def __init__(self, tokenizer: Any, form: ToolFormat):
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer)
         self._form = form
-        self._found: dict[tuple[object, ...], Any] = {}
-
-    # --- rendering
-
-    def render(self, messages: Chat, tools: Tools | None = None, answer: bool = True) -> str:
-        """The prompt's text.
-
-        Args:
-            messages: Messages in a form that the template can say.
-            tools: Tools, for templates that render them.
-            answer: Whether the prompt ends where an answer begins.
-
-        Raises:
-            TemplateError: there is no template.
-            Exception: one of `REFUSALS`.
-        """
-        if self._tokenizer.chat_template is None:
-            raise TemplateError("the tokenizer has no chat template: use a model made for chat")
-        return str(
-            self._tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=answer)
-        )
-
-    def probed(self, messages: Chat, tools: Tools | None = None, answer: bool = False) -> str:
-        """The text, empty where the template refuses."""
-        try:
-            return self.render(messages, tools, answer)
-        except REFUSALS:
-            return ""
 
     @cached_property
     def source(self) -> str:
@@ -122,46 +77,86 @@ class Template:
 
     # --- roles
 
-    @_once
+    @once
     def takes_system(self, tools: bool = False) -> bool:
-        """Whether a system message is rendered, in a prompt with tools or without."""
-        return self._says([{"role": "system", "content": WORD}, ASKED], tools)
+        """Whether a system message is rendered, in a prompt with tools or without, and stays where it is."""
+        told = [{"role": "system", "content": WORD}, user(ANOTHER)]
+        return self.keeps(told, [ANSWERED, user(THIRD)], self._given(tools))
 
-    @_once
+    @once
     def takes_systems(self, tools: bool = False) -> bool:
         """Whether several system messages at the start are."""
-        return self._says([{"role": "system", "content": WORD}, {"role": "system", "content": ANOTHER}, ASKED], tools)
+        told = [{"role": "system", "content": WORD}, {"role": "system", "content": ANOTHER}, user(THIRD)]
+        return self.keeps(told, [ANSWERED, ASKED], self._given(tools))
 
-    @_once
+    @once
     def takes_later_system(self) -> bool:
-        """Whether a system message after the first exchange is rendered."""
-        return self._says([ASKED, {"role": "assistant", "content": "!"}, {"role": "system", "content": WORD}, ASKED])
+        """Whether a system message after the first exchange is rendered, and after it."""
+        return self.keeps([user(WORD)], [ANSWERED, {"role": "system", "content": ANOTHER}, user(THIRD)]) and self.says(
+            [ASKED, assistant(WORD), {"role": "system", "content": ANOTHER}, ASKED]
+        )
 
-    @_once
-    def takes_runs(self) -> bool:
-        """Whether the user may speak twice, one message after the other."""
-        return self._says([{"role": "user", "content": WORD}, {"role": "user", "content": ANOTHER}])
-
-    @_once
+    @once
     def knows(self, role: str, tools: bool = False) -> bool:
         """Whether a role is rendered, and otherwise than any word in the role's place would be."""
         first, other = ([{"role": r, "content": WORD}, ASKED] for r in (role, NOBODY))
         alike = self.probed(first).replace(role, NOBODY) == self.probed(other).replace(role, NOBODY)
-        return not alike and self._says(first, tools)
+        return not alike and self.says(first, self._given(tools))
 
-    def _says(self, messages: Chat, tools: bool = False) -> bool:
-        """Whether the messages' words are rendered."""
-        text = self.probed(messages, [PROBE_TOOL] if tools and self.shows_tools else None)
-        return all(m["content"] in text for m in messages if m["content"] in (WORD, ANOTHER)) and bool(text)
+    @cached_property
+    def says_names(self) -> bool:
+        """Whether the name of a user is rendered."""
+        return WORD in self.probed([{**ASKED, "name": WORD}])
+
+    # --- order
+
+    @once
+    def ordering(self, tools: bool) -> Ordering:
+        """In which order the template takes messages, in a prompt with tools or without."""
+        return Ordering(
+            self._runs("user"),
+            self._runs("assistant"),
+            self._empty,
+            self._first_assistant(tools),
+            self.says([assistant(WORD)], self._given(tools)),
+        )
+
+    @once
+    def _runs(self, role: str) -> bool:
+        """Whether a role may speak twice."""
+        said = [{"role": role, "content": WORD}, {"role": role, "content": ANOTHER}]
+        return self.says(said if role == "user" else [ASKED, *said, ASKED])
+
+    @cached_property
+    def _empty(self) -> bool:
+        """Whether an answer may be empty."""
+        return self.says([user(WORD), assistant(""), user(ANOTHER)])
+
+    @once
+    def _first_assistant(self, tools: bool) -> bool:
+        """Whether an assistant may begin, and is not taken for a user: tools may be put into the first message."""
+        given = self._given(tools)
+        if not self.says([assistant(WORD), user(ANOTHER)], given):
+            return False
+        first, asked = (self.probed([m, ANSWERED], given).partition(WORD)[0] for m in (assistant(WORD), user(WORD)))
+        return first != asked
 
     # --- tools
+
+    def _given(self, tools: bool) -> Tools | None:
+        return [PROBE_TOOL] if tools and self.shows_tools else None
 
     @cached_property
     def shows_tools(self) -> bool:
         """Whether tools are rendered."""
         return TOOL in self.probed([ASKED], [PROBE_TOOL])
 
-    @_once
+    @cached_property
+    def keeps_tools(self) -> bool:
+        """Whether tools stay where they are once more messages follow."""
+        return self.keeps([user(WORD)], [ANSWERED, user(ANOTHER)], [PROBE_TOOL])
+
+    @once
     def shape_of(self, tools: bool, text: bool, several: bool) -> Shape:
         """How a message with calls and its results have to be brought for nothing of them to be lost.
 
@@ -170,13 +165,14 @@ class Template:
             text: Whether there is text beside the calls.
             several: Whether there are several calls.
         """
-        given = [PROBE_TOOL] if tools and self.shows_tools else None
-        count = 2 if several else 1
-        wanted = [*([WORD] if text else []), *CALLED[:count], KEY, VALUE, *FOUND[:count]]
+        given, ordering, count = self._given(tools), self.ordering(tools), 2 if several else 1
+        wanted = [*([WORD] if text else []), *CALLED[:count], KEY, VALUE]
+        after = [assistant(ANOTHER), user(THIRD)]
         for shape in SHAPES:
-            made = shape.messages(*_probe_round(count, WORD if text else ""), self._form)
-            said = self.probed([ASKED, *made], given)
-            if all(word in said for word in wanted) and f"'{KEY}'" not in said and _in_order(said, count):
+            made = [ASKED, *shape.messages(*_probe_round(count, WORD if text else ""), self._form)]
+            now, later = (self.probed(ordering.ordered(told), given) for told in (made, [*made, *after]))
+            # What follows may be refused, or take what was said back.
+            if _tells(now, wanted, FOUND[:count]) and _tells(later, [*wanted, ANOTHER, THIRD], FOUND[:count]):
                 return shape
         return SHAPES[-1]
 
@@ -185,20 +181,27 @@ class Template:
         """Whether arguments that are text are rendered, for those that are no object."""
         call, results = _probe_round(1, "")
         call["tool_calls"][0]["function"]["arguments"] = WORD
-        shape = self.shape_of(False, False, False)
-        return WORD in self.probed([ASKED, *shape.messages(call, results, self._form)])
+        return WORD in self._round(call, results)
 
     @cached_property
-    def takes_any_id(self) -> bool:
-        """Whether calls may have ids of any length."""
+    def id_letters(self) -> int:
+        """How many letters and digits the id of a call has to have; 0 where any will do."""
+        lengths = (len(IDS[0]), *range(1, LONGEST_ID + 1))
+        return 0 if self._takes_id(LONG_ID) else next((n for n in lengths if self._takes_id("a" * n)), len(IDS[0]))
+
+    def _takes_id(self, identifier: str) -> bool:
         call, results = _probe_round(1, "")
-        call["tool_calls"][0]["id"] = results[0]["tool_call_id"] = f"call_{IDS[0]}_{IDS[1]}"
+        call["tool_calls"][0]["id"] = results[0]["tool_call_id"] = identifier
+        return bool(self._round(call, results))
+
+    def _round(self, call: dict[str, Any], results: list[dict[str, Any]], *after: dict[str, Any]) -> str:
+        """What is made of a message with a call, its results and what follows."""
         shape = self.shape_of(False, False, False)
-        return bool(self.probed([ASKED, *shape.messages(call, results, self._form)]))
+        return self.probed([ASKED, *shape.messages(call, results, self._form), *after])
 
     # --- thoughts
 
-    @_once
+    @once
     def thought_field(self, calls: bool) -> str:
         """The field whose thoughts are rendered, empty for none.
 
@@ -219,20 +222,32 @@ class Template:
                 return ((found[1], found[2]), *TAGS)
         return TAGS
 
+    @once
+    def forgets(self, thoughts: bool) -> bool:
+        """Whether a round is rendered otherwise once the user has spoken again.
+
+        Args:
+            thoughts: Whether the message with calls has thoughts.
+        """
+        call, results = _probe_round(1, "")
+        if thoughts:
+            call[self.thought_field(True)] = WORD
+        now, later = self._round(call, results), self._round(call, results, ANSWERED, ASKED)
+        end = now.find(FOUND[0])
+        return end > 0 and bool(later) and now[:end] != later[:end]
+
     def _with_thought(self, thought: dict[str, str], calls: bool) -> str:
         """What is made of a thought before a call, or in an answer."""
         if not calls:
-            return self.probed([ASKED, {"role": "assistant", "content": "!", **thought}])
+            return self.probed([ASKED, {**ANSWERED, **thought}])
         call, results = _probe_round(1, "")
-        made = self.shape_of(False, False, False).messages({**call, **thought}, results, self._form)
-        return self.probed([ASKED, *made])
+        return self._round({**call, **thought}, results)
 
     @cached_property
     def around(self) -> str:
         """What the template writes around messages of others than the assistant."""
         call, results = _probe_round(1, "")
-        made = self.shape_of(False, False, False).messages(call, results, self._form)
-        after = self.probed([ASKED, *made]).rpartition(VALUE)[2]
+        after = self._round(call, results).rpartition(VALUE)[2]
         first: Chat = [{"role": "system", "content": "!"}] if self.takes_system() else []
         return after + self.probed([*first, ASKED])
 
@@ -249,9 +264,11 @@ def _probe_round(count: int, text: str) -> tuple[dict[str, Any], list[dict[str, 
     return {"role": "assistant", "content": text, "tool_calls": calls}, results
 
 
-def _in_order(text: str, count: int) -> bool:
-    places = [text.find(word) for word in FOUND[:count]]
-    return places == sorted(places)
+def _tells(text: str, words: Sequence[str], in_order: Sequence[str]) -> bool:
+    """Whether a text has words, some of them in their order, and arguments that are no Python."""
+    places = [text.find(word) for word in in_order]
+    told = all(word in text for word in words) and f"'{KEY}'" not in text
+    return told and min(places) >= 0 and places == sorted(places)
 
 
 def refusing(render: Callable[[int], object], count: int, reasons: Sequence[type[Exception]] = REFUSALS) -> int:

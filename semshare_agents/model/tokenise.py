@@ -89,11 +89,17 @@ def question_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> int:
     """How many tokens at the prompt's end hold what is asked: the last paragraph, and what the template adds.
 
     A question is short and every word of it counts; a last paragraph longer than `LONGEST_QUESTION_TOKENS` is taken
-    for a text that ends without one.
+    for a text that ends without one. An answer that has begun stands behind the question and counts too.
     """
-    paragraph = messages[-1]["content"].rstrip().rpartition("\n\n")[2]
-    count = len(tokenizer.encode(paragraph[-8 * LONGEST_QUESTION_TOKENS :], add_special_tokens=False))
-    return min(count, LONGEST_QUESTION_TOKENS) + TEMPLATE_TOKENS
+    last = messages[-1]
+    begun = last["content"] if last["role"] == "assistant" and "tool_calls" not in last and len(messages) > 1 else ""
+    asked = messages[-2 if begun else -1]["content"]
+    paragraph = asked.rstrip().rpartition("\n\n")[2]
+    count, behind = (
+        len(tokenizer.encode(text, add_special_tokens=False))
+        for text in (paragraph[-8 * LONGEST_QUESTION_TOKENS :], begun)
+    )
+    return min(count, LONGEST_QUESTION_TOKENS) + behind + TEMPLATE_TOKENS * (1 + bool(begun))
 
 
 def check_length(

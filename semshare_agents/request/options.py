@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from semshare_agents.errors import ConfigurationError
+from semshare_agents.messages.thinking import wish
 from semshare_agents.request.output import response_spec, without_template
 from semshare_agents.request.request import Request
 from semshare_agents.settings import Settings
@@ -53,6 +54,8 @@ def request_of(settings: Settings, messages: Messages, options: Mapping[str, Any
     response = response_spec(
         tools, choice, _switch(given, "parallel_tool_calls", False), given.pop("response_schema", None)
     )
+    wanted = wish(given.pop("reasoning_effort", None), given.pop("chat_template_kwargs", None))
+    response = replace(response, wanted=wanted, split_thoughts=_switch(given, "split_thoughts", False))
     response = without_template(response) if raw else response
     return Request(
         messages=messages,

@@ -14,16 +14,19 @@ from semshare_agents.constrain.constraint import Constrainer, Constraint, instal
 from semshare_agents.constrain.dialects import loosened
 from semshare_agents.constrain.grammar import answer_grammar, call_grammar, schema_grammar
 from semshare_agents.constrain.watching import UntilCalled
-from semshare_agents.errors import InvalidSchemaError, InvalidToolsError
+from semshare_agents.errors import ConfigurationError, InvalidSchemaError, InvalidToolsError
 from semshare_agents.messages.cleaning import Chat
 from semshare_agents.messages.prompt import ChatPrompt
 from semshare_agents.messages.template import form_of
+from semshare_agents.messages.thinking import NO_WISH, Wish
 from semshare_agents.model.text import TextStream
 from semshare_agents.tools import ToolFormat
 from semshare_agents.tools.calls import CallStream
 from semshare_agents.tools.checking import AUTO, NONE, Tools, clean_choice, clean_tools
 from semshare_agents.tools.depth import MOST_NESTED, too_deep
 from semshare_agents.tools.drafts import FreeText
+from semshare_agents.tools.forms import in_one_form, plain_choice
+from semshare_agents.tools.thoughts import AnswerParts
 from semshare_agents.values import Ints
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,16 @@ class ResponseSpec:
         choice: `auto`, `required` or the name of the tool that must be called.
         parallel: Whether there may be several calls.
         schema: JSON schema of an answer without calls; None for any text.
+        wanted: What the chat template is told besides messages and tools.
+        split_thoughts: Whether thoughts come apart from the text.
     """
 
     tools: Tools = field(default_factory=list)
     choice: str = AUTO
     parallel: bool = False
     schema: Mapping[str, Any] | None = None
+    wanted: Wish = NO_WISH
+    split_thoughts: bool = False
 
 
 FREE = ResponseSpec()
@@ -61,8 +68,8 @@ def response_spec(tools: object, choice: object, parallel: bool, schema: object)
         InvalidToolsError: a tool or the choice is malformed.
         InvalidSchemaError: the schema is no mapping.
     """
-    cleaned = clean_tools(tools)
-    word = clean_choice(choice, cleaned)
+    cleaned = clean_tools(in_one_form(tools))
+    word = clean_choice(plain_choice(choice), cleaned)
     if schema is not None and not isinstance(schema, Mapping):
         raise InvalidSchemaError(f"response_schema must be a JSON schema as a mapping, not {type(schema).__name__}")
     if too_deep(schema):
@@ -96,12 +103,26 @@ class OutputControl:
 
     def prompt(self, messages: Chat, response: ResponseSpec) -> Ints:
         """Token ids of a prompt; see `ChatPrompt.ids`. May block: call it on a thread."""
-        return self.chat.ids(messages, response.tools)
+        return self.chat.ids(messages, response.tools, response.wanted)
 
     def thinking(self, prompt: Ints) -> str:
         """The mark that closes the thought which a prompt's end has opened; empty for none."""
-        end = self._tokenizer.decode(prompt[-THOUGHT_TOKENS:], skip_special_tokens=False).rstrip()
-        return next((closing for opening, closing in self.chat.template.thoughts if end.endswith(opening)), "")
+        end = self._tokenizer.decode(prompt[-THOUGHT_TOKENS:], skip_special_tokens=False)
+        return self.chat.thinking.opened(end) or self._begun_thought(prompt)
+
+    def _begun_thought(self, prompt: Ints) -> str:
+        """The same of a thought in an answer that the prompt begins: nothing but words stands behind its mark."""
+        for opening, closing in self.chat.template.thoughts:
+            found = np.flatnonzero(prompt == self._marks[opening]) if opening in self._marks else NO_PROMPT
+            if len(found) and not np.isin(prompt[found[-1] + 1 :], self._controls).any():
+                return closing
+        return ""
+
+    @cached_property
+    def _controls(self) -> Ints:
+        """Ids of tokens that end what stands before them: special ones, and marks of calls and thoughts."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return np.asarray([*(i for i, token in added if token.special), *self._marks.values()], np.int64)
 
     @cached_property
     def _marks(self) -> dict[str, int]:
@@ -171,19 +192,29 @@ class OutputControl:
             lambda text: self._tokenizer.encode(text, add_special_tokens=False),
         )
 
+    def parts(self, response: ResponseSpec, prompt: Ints) -> AnswerParts:
+        """Parts the answer to a prompt into text, calls, and thoughts where they are to come apart."""
+        if not response.split_thoughts:
+            return AnswerParts(self.calls(response, prompt))
+        closing = "" if self._is_held(response) else self.thinking(prompt)
+        return AnswerParts(self.calls(response, NO_PROMPT), self.chat.template.thoughts, closing)
+
+    @staticmethod
+    def _is_held(response: ResponseSpec) -> bool:
+        """Whether a schema holds the answer from its first token on, so that none of it is thought."""
+        return response.schema is not None and not (response.tools and response.choice != AUTO)
+
     def calls(self, response: ResponseSpec, prompt: Ints) -> CallStream | None:
         """Parts the answer to a prompt into text and calls; None where there are no tools."""
         if not response.tools:
             return None
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in response.tools}
-        forced = response.choice != AUTO
-        # A schema holds the answer from its first token on, so that none of it is thought.
-        closing = "" if response.schema is not None and not forced else self.thinking(prompt)
-        return CallStream(self.form, schemas, self.chat.template.thoughts, closing, forced)
+        closing = "" if self._is_held(response) or not len(prompt) else self.thinking(prompt)
+        return CallStream(self.form, schemas, self.chat.template.thoughts, closing, response.choice != AUTO)
 
     def marks(self, response: ResponseSpec) -> dict[int, str]:
         """Special tokens that are part of calls and thoughts and so of the answer's text, by id."""
-        if not response.tools:
+        if not response.tools and not response.split_thoughts:
             return {}
         special = {index for index, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         return {index: name for name, index in self._marks.items() if index in special}
@@ -194,7 +225,10 @@ def without_template(response: ResponseSpec) -> ResponseSpec:
 
     Raises:
         InvalidToolsError: it has tools, which only a chat template tells a model of.
+        ConfigurationError: it tells the chat template something.
     """
     if response.tools:
         raise InvalidToolsError("a raw prompt takes no tools: give messages")
-    return response
+    if response.wanted != NO_WISH:
+        raise ConfigurationError("reasoning_effort and chat_template_kwargs are for a chat template: give messages")
+    return replace(response, split_thoughts=False)

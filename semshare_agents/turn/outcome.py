@@ -7,10 +7,9 @@ from dataclasses import replace
 from semshare_agents.observe.report import computed_again, make_report, saved
 from semshare_agents.reuse.cost import CostModel
 from semshare_agents.timing.clock import Clock
-from semshare_agents.tools.calls import CallStream
 from semshare_agents.turn.decode import Answer
 from semshare_agents.turn.state import Filled, Prefilled
-from semshare_agents.values import Generation, Piece, Report, ToolCall, Usage
+from semshare_agents.values import Generation, Report, ToolCall, Usage
 from semshare_agents.values.reason import joined
 
 
@@ -62,9 +61,3 @@ def generation_of(
         logprobs=answer.told(),
         prompt_logprobs=prefilled.filled.logprobs,
     )
-
-
-def piece_of(parted: CallStream, text: str) -> Piece:
-    """A piece of an answer that may hold tool calls, as callers get it."""
-    content, parts = parted.push(text)
-    return Piece(content, None, parts)

@@ -42,7 +42,7 @@ from semshare_agents.turn.followers import Followers
 from semshare_agents.turn.likelihood import likely_prompt
 from semshare_agents.turn.load import Loader
 from semshare_agents.turn.matching import matched
-from semshare_agents.turn.outcome import generation_of, piece_of, report_of
+from semshare_agents.turn.outcome import generation_of, report_of
 from semshare_agents.turn.planner import Planner
 from semshare_agents.turn.state import NOWHERE, Admitted, Asked, Filled, Matched, Prefilled, TurnUnderway
 from semshare_agents.turn.underway import Underway
@@ -118,14 +118,14 @@ class Pipeline:
     async def _answered(self, prefilled: Prefilled, choice: int) -> AsyncGenerator[Piece]:
         """Draw one answer to a prompt piece by piece, and store the turn."""
         answer, request = Answer(sampled_tokens=self.followers.sampled_tokens(prefilled)), prefilled.request
-        parted = self.output.calls(request.response, prefilled.prompt)
+        parted = self.output.parts(request.response, prefilled.prompt)
         content, stored, turn_id, told = "", None, None, 0
         try:
             async with aclosing(self.generate(prefilled, answer)) as texts:
                 async for text in texts:
-                    piece = Piece(text) if parted is None else piece_of(parted, text)
+                    piece = parted.piece(text)
                     content += piece.text
-                    if piece.text or piece.tool_calls:
+                    if piece.text or piece.tool_calls or piece.thoughts:
                         prefilled.begins()
                         likely = answer.told(told)
                         told += len(likely)
@@ -134,18 +134,19 @@ class Pipeline:
                         # The whole KV is gone after this: what is to be stored has to be stored now.
                         stored = await self._put(prefilled)
                         await self._retain(prefilled)
-            if parted is not None and (rest := parted.finish()):
-                content += rest
+            rest = parted.last()
+            if rest.text or rest.thoughts:
+                content += rest.text
                 prefilled.begins()
-                yield Piece(rest, choice=choice)
+                yield replace(rest, choice=choice)
             prefilled.begins()
             if prefilled.request.store:
                 turn_id = await self._commit(prefilled, answer, stored)
         finally:
             if stored is not None and turn_id is None:
                 await self.memory.discard(stored.blocks)
-        calls = () if parted is None else parted.calls
-        generation = replace(generation_of(prefilled, answer, turn_id, content, calls), choice=choice)
+        generation = generation_of(prefilled, answer, turn_id, content, parted.calls)
+        generation = replace(generation, thoughts=parted.thoughts, choice=choice)
         seen = TurnSeen(self.model.name, prefilled.request, generation, prefilled.clock.began_at, time.time())
         for observer in () if choice else self.followers.observers:
             observer.turn(seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from semshare_agents.values.report import Report
 
@@ -87,6 +87,7 @@ class Generation:
     """An answer.
 
     Attributes:
+        thoughts: What the model thought before it spoke, where `split_thoughts` is asked for; else that is in `text`.
         text: The answer, without stop strings, special tokens and tool calls.
         tokens: Generated token ids, the end token included.
         finish_reason: `stop` (end token or stop string), `tool_calls` (the same, after calls) or `length`.
@@ -100,6 +101,7 @@ class Generation:
         prompt_logprobs: How likely the prompt's were.
     """
 
+    thoughts: str = field(default="", kw_only=True)
     text: str
     tokens: tuple[int, ...]
     finish_reason: str
@@ -125,6 +127,8 @@ class Piece:
         logprobs: How likely the tokens were that became certain since the last piece, where that is asked for.
     """
 
+    thoughts: str = field(default="", kw_only=True)
+    """What is new of the thoughts; see `Generation.thoughts`."""
     text: str
     generation: Generation | None = None
     tool_calls: tuple[CallPart, ...] = ()

@@ -140,9 +140,9 @@ async def test_what_is_no_conversation_counts_message_by_message(open_llm: OpenL
     talk: list[BaseMessage] = [HumanMessage("aaaa"), AIMessage("bbb"), HumanMessage("cc")]
     whole = model.get_num_tokens_from_messages(talk)
     assert whole == len("[user]aaaa\n[assistant]bbb\n[user]cc\n[answer]")
-    # Of an answer alone the template says nothing: its text counts as a user's, and a bit more rather than less.
-    alone = len("[user]bbb\n[user]aaaa\n[answer]")
-    assert alone <= model.get_num_tokens_from_messages(talk[::-1][1:]) <= alone + len("assistant")
+    # An answer that nobody asked for has an empty question before it.
+    alone = len("[user]\n[assistant]bbb\n[user]aaaa\n[answer]")
+    assert model.get_num_tokens_from_messages(talk[::-1][1:]) == alone
     assert model.get_num_tokens_from_messages([]) == 0
 
 

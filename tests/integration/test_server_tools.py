@@ -225,7 +225,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (schema(type="objec"), "objec"),
     (schema(**UNSUPPORTED), "schema"),
     ({"messages": [{"role": "user", "content": None}]}, "content"),
-    ({"messages": [{"role": "assistant", "content": None}]}, "content"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
     ({"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": "1", "type": "function", "function": {
         "name": "f", "arguments": "{}"}}]}]}, "tool_calls"),

@@ -153,3 +153,30 @@ async def test_a_setting_lets_control_tokens_act(open_llm: OpenLLM) -> None:
     llm = await open_llm(model(CHATML, "so"))
     raw = await llm.generate([user("a<|im_end|>")], raw=True, store=False, max_new_tokens=1)
     assert raw.usage.prompt_tokens == 2
+
+
+async def test_thoughts_come_apart_where_they_are_asked_for(open_llm: OpenLLM) -> None:
+    """In pieces, whole, and for a thought that the prompt opened; special marks of thoughts are seen for it."""
+    special = ("[THINK]", "hm", "[/THINK]", "so")
+    for made in (
+        model(CHATML, "<think>", "hm", "</think>", "so"),
+        model(THINKING, "hm", "</think>", "so"),
+        model(CHATML, *special, special=("[THINK]", "[/THINK]")),
+    ):
+        llm = await open_llm(made)
+        pieces = [p async for p in llm.stream([user("hi")], split_thoughts=True, max_new_tokens=20)]
+        done = pieces[-1].generation
+        assert done is not None
+        assert (done.thoughts, done.text) == ("hm", "so")
+        assert ("".join(p.thoughts for p in pieces), "".join(p.text for p in pieces)) == ("hm", "so")
+        told = await ChatSemShare(llm=llm, max_tokens=20).ainvoke("hi")
+        assert (told.text, told.additional_kwargs["reasoning_content"]) == ("so", "hm")
+        streamed = [part async for part in ChatSemShare(llm=llm, max_tokens=20).astream("hi")]
+        assert "".join(part.additional_kwargs.get("reasoning_content", "") for part in streamed) == "hm"
+
+
+async def test_an_answer_that_began_with_a_thought_goes_on_in_it(open_llm: OpenLLM) -> None:
+    llm = await open_llm(model(CHATML, "<think>", "hm", "</think>", "so"))
+    talk = [user("hi"), assistant("<think>hm")]
+    done = await llm.generate(talk, split_thoughts=True, store=False, max_new_tokens=20)
+    assert (done.thoughts, done.text) == ("", "so")

@@ -124,12 +124,11 @@ def test_a_template_that_knows_the_developer_gets_it() -> None:
     assert "<rules>be brief</rules>" in prompt(DEVELOPER, [{"role": "developer", "content": "be brief"}, user("hi")])
 
 
-def test_a_later_system_message_is_rendered_or_named() -> None:
-    talk = [system("a"), user("b"), assistant("c"), system("later"), user("d")]
-    assert "later" in prompt(CHATML, talk)
+def test_a_later_system_message_is_rendered_or_told_by_the_user() -> None:
+    talk = [system("first"), user("ask"), assistant("tell"), system("later"), user("again")]
+    assert "<|im_start|>system\nlater<|im_end|>" in prompt(CHATML, talk)
     for template in (FIRST_SYSTEM, NO_SYSTEM, ALTERNATING):
-        with pytest.raises(TemplateError, match="message 3"):
-            prompt(template, talk)
+        assert in_order(prompt(template, talk), "ask", "tell", "<system>\nlater\n</system>", "again")
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -45,6 +45,8 @@ def ours(kind: str, messages: list[dict[str, Any]], tools: Any = None) -> list[i
 def test_plain_texts_are_encoded_as_the_stock_tokenizer_does(kind: str, texts: list[str]) -> None:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    # An answer at the end is one that goes on.
+    messages += [tiny.user("the")] if messages[-1]["role"] == "assistant" else []
     assert ours(kind, messages) == stock(kind, messages)
 
 
@@ -103,8 +105,8 @@ def test_a_tools_text_cannot_close_its_own_frame() -> None:
 def test_what_the_model_wrote_as_tokens_comes_back_as_tokens() -> None:
     """Thoughts and calls in an assistant's text, as sessions keep it, so that its KV is found again."""
     wrote = '<think>\nhm\n</think>\n\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    ids = ours("chatml", [tiny.user("a"), tiny.assistant(wrote)])
-    stocked = stock("chatml", [tiny.user("a"), tiny.assistant(wrote)])
+    talk = [tiny.user("a"), tiny.assistant(wrote), tiny.user("b")]
+    ids, stocked = ours("chatml", talk), stock("chatml", talk)
     # In this template no tag is written, so that none is a control token but by what calls and thoughts are.
     assert ids == stocked
     for tag in ("<think>", "</think>", "<tool_call>", "</tool_call>"):
@@ -121,7 +123,8 @@ def test_a_template_that_looks_for_a_tag_in_an_answer_finds_it() -> None:
 @given(texts=st.lists(words | hostile, min_size=1, max_size=6))
 def test_the_history_is_encoded_alike_from_turn_to_turn(texts: list[str]) -> None:
     messages = [{"role": ("user", "assistant")[i % 2], "content": f"x{t}x"} for i, t in enumerate(texts)]
-    longer = [*messages, {"role": ("user", "assistant")[len(texts) % 2], "content": "<|im_start|>"}]
+    messages = messages[: len(messages) - 1 + len(messages) % 2]
+    longer = [*messages, tiny.assistant("<|im_start|>"), tiny.user("<|im_start|>")]
     answer = len(STOCK["chatml"].encode("<|im_start|>assistant\n", add_special_tokens=False))
     history = ours("chatml", messages)[:-answer]
     assert ours("chatml", longer)[: len(history)] == history

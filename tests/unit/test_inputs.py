@@ -92,7 +92,7 @@ def test_reuse_words_include_the_ones_before() -> None:
 def test_text_parts_become_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     cleaned = clean_messages([{"role": "user", "content": parts, "name": "x"}])
-    assert cleaned == [{"role": "user", "content": "ab", "name": "x"}]
+    assert cleaned == [{"role": "user", "content": "a\nb", "name": "x"}]
 
 
 @pytest.mark.parametrize(
