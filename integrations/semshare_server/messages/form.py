@@ -52,8 +52,9 @@ class MessageForm(Form):
 
     def whole(self, generation: Generation, *others: Generation) -> dict[str, Any]:
         """The complete message."""
+        thoughts = [{**THOUGHT, "thinking": generation.thoughts}] if generation.thoughts else []
         texts = [{"type": "text", "text": generation.text}] if generation.text else []
-        content = texts + [_tool_use(call, json.loads(call.arguments)) for call in whole_calls(generation)]
+        content = thoughts + texts + [_tool_use(call, json.loads(call.arguments)) for call in whole_calls(generation)]
         return {**self._message, "content": content, **self._ending, "usage": self._usage, **self._told(generation)}
 
     def _told(self, generation: Generation) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class MessageForm(Form):
         yield _event(PING)
         blocks = _Blocks()
         async for piece in pieces:
-            for told in blocks.text(piece.text):
+            for told in (*blocks.thought(piece.thoughts), *blocks.text(piece.text)):
                 yield _event(told)
             if piece.generation is not None:
                 for told in blocks.end(piece.generation):
@@ -84,6 +85,8 @@ class MessageForm(Form):
 
 
 PING = {"type": "ping"}
+THOUGHT = {"type": "thinking", "thinking": "", "signature": ""}
+"""A thought; nobody signs it."""
 NOTHING_YET = {"input_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -93,16 +96,23 @@ class _Blocks:
 
     def __init__(self) -> None:
         self._count = 0
-        self._open = False
+        self._open = ""
+
+    def thought(self, text: str) -> Iterator[dict[str, Any]]:
+        """Go on with a thought."""
+        return self._went_on(THOUGHT, {"type": "thinking_delta", "thinking": text}) if text else iter(())
 
     def text(self, text: str) -> Iterator[dict[str, Any]]:
         """Go on with a text."""
-        if not text:
-            return
-        if not self._open:
-            self._open = True
-            yield self._about("content_block_start", content_block={"type": "text", "text": ""})
-        yield self._about("content_block_delta", delta={"type": "text_delta", "text": text})
+        begun = {"type": "text", "text": ""}
+        return self._went_on(begun, {"type": "text_delta", "text": text}) if text else iter(())
+
+    def _went_on(self, begun: dict[str, str], delta: dict[str, str]) -> Iterator[dict[str, Any]]:
+        if self._open != begun["type"]:
+            yield from self._closed()
+            self._open = begun["type"]
+            yield self._about("content_block_start", content_block=begun)
+        yield self._about("content_block_delta", delta=delta)
 
     def end(self, generation: Generation) -> Iterator[dict[str, Any]]:
         """Close the text, and tell of calls."""
@@ -110,13 +120,13 @@ class _Blocks:
         for call in whole_calls(generation):
             yield self._about("content_block_start", content_block=_tool_use(call, {}))
             yield self._about("content_block_delta", delta={"type": "input_json_delta", "partial_json": call.arguments})
-            self._open = True
+            self._open = "tool_use"
             yield from self._closed()
 
     def _closed(self) -> Iterator[dict[str, Any]]:
         if self._open:
             yield self._about("content_block_stop")
-            self._open = False
+            self._open = ""
             self._count += 1
 
     def _about(self, kind: str, **more: Any) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class MessagesRoutes:
             "tool_choice": choice,
             "parallel_tool_calls": parallel,
             "response_schema": body.answer_schema,
+            "reasoning_effort": body.effort,
+            "split_thoughts": True,
         }
         pins = _Pins(self._core, body, tools, request.state.tenant)
         form = MessageForm(self._core.names.served, pins.created, passed_over)

@@ -27,6 +27,12 @@ class OutputOptions(Open):
     effort: Any = Field(None, description="a wish; this server's models know none")
 
 
+class Thinking(Open):
+    """Whether a model thinks before it answers; its budget changes nothing."""
+
+    type: Literal["enabled", "adaptive", "disabled"]
+
+
 class CountRequest(Named):
     """Body of `/v1/messages/count_tokens`."""
 
@@ -36,6 +42,7 @@ class CountRequest(Named):
     tool_choice: Json | None = None
     cache_control: Json | None = None
     output_config: OutputOptions | None = None
+    thinking: Thinking | None = None
     output_format: OutputFormat | None = None
 
     # What follows cannot change an answer of this server: taken and ignored.
@@ -46,7 +53,6 @@ class CountRequest(Named):
     metadata: Any = None
     service_tier: Any = None
     speed: Any = None
-    thinking: Any = None
     user_profile_id: Any = None
     workspace_id: Any = None
 
@@ -61,6 +67,11 @@ class MessageRequest(CountRequest):
     stop_sequences: Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
     semshare: ReuseOptions | None = None
+
+    @property
+    def effort(self) -> str | None:
+        """How much a model thinks that can be told so; None for as much as it does by itself."""
+        return "none" if self.thinking is not None and self.thinking.type == "disabled" else None
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:

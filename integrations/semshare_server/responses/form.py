@@ -112,7 +112,7 @@ def opened(body: ResponseRequest, model: str, identifier: str, store: bool) -> d
         "output": [],
         "parallel_tool_calls": bool(body.parallel_tool_calls),
         "previous_response_id": body.previous_response_id,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": body.reasoning.effort if body.reasoning is not None else None, "summary": None},
         "store": store,
         "temperature": body.temperature,
         "text": {**text, "format": text.get("format", {"type": "text"})},

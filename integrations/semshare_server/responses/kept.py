@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 KEY_DIGITS = 24
 ID = re.compile(r"resp_([0-9a-f]{24})_([A-Za-z0-9_-]{1,1100})")
-ITEM_ID = re.compile(r"(?:msg|fc)_([0-9a-f]{24})\d+_([A-Za-z0-9_-]{1,1100})")
+ITEM_ID = re.compile(r"(?:msg|fc|rs)_([0-9a-f]{24})\d+_([A-Za-z0-9_-]{1,1100})")
 SESSION = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 

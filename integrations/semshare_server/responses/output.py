@@ -25,7 +25,9 @@ class Output:
         self.items: list[dict[str, Any]] = []
 
     def push(self, piece: Piece) -> Iterator[Told]:
-        """Go on by what a piece says and calls."""
+        """Go on by what a piece thinks, says and calls."""
+        if piece.thoughts:
+            yield from self._thought(piece.thoughts)
         if piece.text:
             yield from self._said(piece.text)
         for part in piece.tool_calls:
@@ -35,9 +37,20 @@ class Output:
         """Close what is open; an answer that says and calls nothing is an empty message."""
         for part in cut_off(generation):
             yield from self._called(part)
-        if not self.items:
+        if all(item["type"] == "reasoning" for item in self.items):
+            yield from self._closed("completed")
             yield from self._opened(self._message())
         yield from self._closed("incomplete" if generation.finish_reason == "length" else "completed")
+
+    def _thought(self, text: str) -> Iterator[Told]:
+        if self._open is None or self._open["type"] != "reasoning":
+            yield from self._closed("completed")
+            part = {"type": "reasoning_text", "text": ""}
+            item = {"id": self._ids("rs", len(self.items)), "type": "reasoning", "summary": [], "content": [part]}
+            yield from self._opened({**item, "status": "in_progress"})
+        assert self._open is not None
+        self._open["content"][0]["text"] += text
+        yield self._told("response.reasoning_text.delta", content_index=0, delta=text)
 
     def _said(self, text: str) -> Iterator[Told]:
         if self._open is None or self._open["type"] != "message":
@@ -76,9 +89,9 @@ class Output:
     def _opened(self, item: dict[str, Any]) -> Iterator[Told]:
         self.items.append(item)
         self._open = item
-        message = item["type"] == "message"
-        yield self._about(item, "response.output_item.added", item={**item, "content": []} if message else dict(item))
-        if message:
+        parts = "content" in item
+        yield self._about(item, "response.output_item.added", item={**item, "content": []} if parts else dict(item))
+        if parts:
             yield self._told("response.content_part.added", content_index=0, part=dict(item["content"][0]))
 
     def _closed(self, status: str) -> Iterator[Told]:
@@ -86,14 +99,17 @@ class Output:
         if item is None:
             return
         item["status"] = status
-        if item["type"] == "message":
-            part = dict(item["content"][0])
-            done = {"content_index": 0, "text": part["text"], "logprobs": []}
-            yield self._about(item, "response.output_text.done", item_id=item["id"], **done)
-            yield self._about(item, "response.content_part.done", item_id=item["id"], content_index=0, part=part)
-        else:
+        if item["type"] == "function_call":
             done = {"name": item["name"], "arguments": item["arguments"]}
             yield self._about(item, "response.function_call_arguments.done", item_id=item["id"], **done)
+        else:
+            part = dict(item["content"][0])
+            done = {"content_index": 0, "text": part["text"]}
+            if item["type"] == "reasoning":
+                yield self._about(item, "response.reasoning_text.done", item_id=item["id"], **done)
+            else:
+                yield self._about(item, "response.output_text.done", item_id=item["id"], **done, logprobs=[])
+            yield self._about(item, "response.content_part.done", item_id=item["id"], content_index=0, part=part)
         yield self._about(item, "response.output_item.done", item=dict(item))
 
     def _told(self, kind: str, **more: Any) -> Told:
@@ -110,4 +126,4 @@ def of_whole(generation: Generation) -> Piece:
     calls = tuple(
         CallPart(index, call.id, call.name, call.arguments) for index, call in enumerate(generation.tool_calls)
     )
-    return Piece(generation.text, tool_calls=calls)
+    return Piece(generation.text, tool_calls=calls, thoughts=generation.thoughts)

@@ -57,6 +57,8 @@ class ResponsesRoutes:
             "tool_choice": choice,
             "parallel_tool_calls": bool(body.parallel_tool_calls),
             "response_schema": body.answer_schema,
+            "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
+            "split_thoughts": True,
         }
         known = await self._kept.items(tenant, referenced(body.input or []))
         messages = messages_of(body, before, known)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from semshare_server.schemas import (
     MOST_TOOLS,
+    Effort,
     Named,
     NamedSchema,
     ObjectFormat,
@@ -36,6 +37,12 @@ class TextOptions(Open):
     verbosity: Any = Field(None, description="a wish; this server's models know none")
 
 
+class Reasoning(Open):
+    """How a model thinks; what else clients ask of it changes nothing."""
+
+    effort: Effort | None = None
+
+
 class ResponseRequest(Named):
     """Body of `POST /v1/responses`."""
 
@@ -48,6 +55,7 @@ class ResponseRequest(Named):
     tools: Annotated[list[Json], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | Json | None = None
     parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
     text: TextOptions | None = None
     stream: bool | None = None
     store: bool | None = Field(None, description="false: nothing of the turn is kept; default: it is kept")
@@ -67,7 +75,6 @@ class ResponseRequest(Named):
     prompt_cache_key: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
-    reasoning: Any = None
     safety_identifier: Any = None
     service_tier: Any = None
     stream_options: Any = None
