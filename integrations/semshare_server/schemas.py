@@ -168,7 +168,6 @@ class ChatRequest(Common):
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     reasoning_effort: Effort | None = Field(None, description="how much a model thinks that can be told so")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables of the model's chat template")
-    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="changes nothing")
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = Field(

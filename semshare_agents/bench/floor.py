@@ -50,7 +50,7 @@ def two_pass_answer(pipeline: Pipeline, prompt: Ints, max_new_tokens: int) -> st
 def _two_passes(pipeline: Pipeline, prompt: Ints, room_tokens: int) -> tuple[RowRun, torch.Tensor]:
     if pipeline.model.support.rows is None:
         raise ConfigurationError(f"this model's KV cannot be reused: {pipeline.model.support.reason}")
-    run, half = pipeline.runs.by_rows(len(prompt) + room_tokens), len(prompt) // 2
+    run, half = pipeline.loader.runs.by_rows(len(prompt) + room_tokens), len(prompt) // 2
     if half:
         run.forward(prompt[:half], np.arange(half))
     return run, run.prefill(prompt, np.arange(half, len(prompt)), len(prompt))

@@ -26,7 +26,7 @@ PLACES = {
     "retention": "decoding.retention",
     "retention_int8": "decoding.retention_int8",
     "steering": "output",
-    "pool": "runs.pool",
+    "pool": "loader.runs.pool",
     "idle": "engine.idle",
     "prefill": "prefill",
     "generate": "generate",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from semshare_agents.observe.observers import Observer
+from semshare_agents.observe.observers import Observer, TurnSeen
 from semshare_agents.request.request import Request
 from semshare_agents.turn.decode import Answer
 from semshare_agents.turn.state import Admitted, Prefilled
-from semshare_agents.values import Scope
+from semshare_agents.values import Generation, Scope
 
 
 class Monitor(Protocol):
@@ -49,3 +50,22 @@ class Followers:
     def sampled_tokens(self, prefilled: Prefilled) -> int:
         """Of how many of an answer's first tokens the logits are to be kept."""
         return 0 if self.monitor is None else self.monitor.sampled_tokens(prefilled)
+
+    def stored(self, prefilled: Prefilled, answer: Answer, turn_id: int, repairable: bool) -> None:
+        """A turn was stored; `repairable` says whether approximate KV of it can be made exact."""
+        if self.repairs is not None and repairable:
+            self.repairs.add(prefilled.scope, turn_id, prefilled.request.session)
+        if self.monitor is not None and answer.logits:
+            self.monitor.add(prefilled, answer, turn_id)
+
+    def tell(self, model: str, prefilled: Prefilled, generation: Generation) -> None:
+        """Tell the observers of a finished turn.
+
+        Args:
+            model: What the model is called.
+            prefilled: The turn.
+            generation: Its answer.
+        """
+        seen = TurnSeen(model, prefilled.request, generation, prefilled.clock.began_at, time.time())
+        for observer in self.observers:
+            observer.turn(seen)

@@ -9,7 +9,6 @@ runs on threads: the event loop only waits.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -23,9 +22,7 @@ from semshare_agents.memory import Memory
 from semshare_agents.model.likelihoods import Likelihoods
 from semshare_agents.model.loading import LoadedModel
 from semshare_agents.model.run import DEFERRED_STEP_ROWS, Run, Step
-from semshare_agents.model.runs import Runs
 from semshare_agents.model.text import TextStream
-from semshare_agents.observe.observers import TurnSeen
 from semshare_agents.request.output import OutputControl
 from semshare_agents.request.request import Request
 from semshare_agents.retain.run import retained
@@ -77,11 +74,6 @@ class Pipeline:
     output: OutputControl
     decoding: Decoding
     followers: Followers
-
-    @property
-    def runs(self) -> Runs:
-        """Makes runs."""
-        return self.loader.runs
 
     # --- a turn's life
 
@@ -147,9 +139,8 @@ class Pipeline:
                 await self.memory.discard(stored.blocks)
         generation = generation_of(prefilled, answer, turn_id, content, parted.calls)
         generation = replace(generation, thoughts=parted.thoughts, choice=choice)
-        seen = TurnSeen(self.model.name, prefilled.request, generation, prefilled.clock.began_at, time.time())
-        for observer in () if choice else self.followers.observers:
-            observer.turn(seen)
+        if not choice:
+            self.followers.tell(self.model.name, prefilled, generation)
         yield Piece("", generation, choice=choice, logprobs=answer.told(told))
 
     async def prefill(self, request: Request, clock: Clock | None = None) -> Prefilled:
@@ -167,7 +158,7 @@ class Pipeline:
             # The model is looked at while the tokenizer is at work.
             looked, asked = await both(self.memory.fingerprint(), tokenised(self.model, self.output, request, clock))
             matched = await self._matched(asked, looked, clock)
-            run = self.runs.new(len(matched.asked.prompt), matched.asked.room_tokens)
+            run = self.loader.runs.new(len(matched.asked.prompt), matched.asked.room_tokens)
             run.tenant = matched.request.tenant
             # Nothing is awaited in between: of two equal prompts the second one finds the first.
             turn = None if run.by_rows is None else self.underway.begin(matched, run.by_rows)
@@ -324,7 +315,7 @@ class Pipeline:
 
     async def _commit(self, prefilled: Prefilled, answer: Answer, stored: TurnBlocks | None) -> int | None:
         """Remember a turn; its answer stands even where that fails."""
-        scope, session = prefilled.scope, prefilled.request.session
+        scope = prefilled.scope
         if scope is NOWHERE:
             log.warning("a turn is not remembered: the memory failed when it began")
             return None
@@ -350,8 +341,5 @@ class Pipeline:
         self.memory.write_later(scope, stored.blocks, prefilled.owner, stored.replaced)
         if self.decoding.drafts is not None:
             self.decoding.drafts.past(scope)
-        if self.followers.repairs is not None and stored.repairable:
-            self.followers.repairs.add(scope, turn_id, session)
-        if self.followers.monitor is not None and answer.logits:
-            self.followers.monitor.add(prefilled, answer, turn_id)
+        self.followers.stored(prefilled, answer, turn_id, stored.repairable)
         return turn_id

@@ -124,14 +124,14 @@ async def test_seeded_sampling_repeats_and_seeds_differ(open_llm: OpenLLM) -> No
 
 def is_free(llm: SemShareLLM) -> bool:
     """Nothing is leased and every buffer is back."""
-    pool = llm.pipeline.runs.pool
+    pool = llm.pipeline.loader.runs.pool
     assert pool is not None
     return not llm.pipeline.memory.tiers.leases._count
 
 
 def watched_buffers(llm: SemShareLLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts buffers in use: one list entry each."""
-    pool = llm.pipeline.runs.pool
+    pool = llm.pipeline.loader.runs.pool
     assert pool is not None
     out: list[int] = []
     acquire, release = pool.acquire, pool.release

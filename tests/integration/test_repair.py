@@ -43,8 +43,8 @@ async def stored_and_true(llm: SemShareLLM, turn_id: int | None) -> tuple[np.nda
     """A turn's KV out of the store, and a cold run's over the same tokens."""
     who, pipeline = await donor(llm, turn_id), llm.pipeline
     assert pipeline.model.support.rows is not None
-    assert pipeline.runs.pool is not None
-    buffer = pipeline.runs.pool.acquire(len(who.tokens))
+    assert pipeline.loader.runs.pool is not None
+    buffer = pipeline.loader.runs.pool.acquire(len(who.tokens))
     pipeline.model.support.rows.forward(who.tokens, np.arange(len(who.tokens)), buffer)
     true = buffer[:, :, :, : len(who.tokens)].numpy()
     found = np.zeros_like(true)

@@ -47,8 +47,8 @@ async def test_an_answer_is_decoded_on_less(open_llm: OpenLLM, monkeypatch: pyte
     await llm.generate([user(" ".join([STORY] * 3))], max_new_tokens=8)
     [(kept, whole)] = seen
     assert kept < 0.6 * whole
-    assert llm.pipeline.runs.pool is not None
-    assert not llm.pipeline.runs.pool._free
+    assert llm.pipeline.loader.runs.pool is not None
+    assert not llm.pipeline.loader.runs.pool._free
 
 
 async def test_the_prompt_is_stored_whole_and_the_answer_is_not_trusted(open_llm: OpenLLM) -> None:

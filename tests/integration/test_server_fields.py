@@ -180,7 +180,7 @@ WORDS: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages: must have at least 1"),
     ({"messages": "hello"}, "messages: must be a list"),
     ({"messages": ["hello"]}, "message 0: must be an object"),
-    ({"messages": [{"content": "x"}]}, "message 0, role: must be given"),
+    ({"messages": [{"content": "x"}]}, "message 0 has role None; known roles"),
     ({"tools": "f"}, "tools: must be a list"),
     ({"tools": ["f"]}, "tools.0: must be an object"),
     ({"response_format": {"type": "yaml"}}, "response_format: its `type` must be one of"),
