@@ -182,16 +182,16 @@ async def test_a_call_ends_the_measurement_and_it_goes_on_later(
     llm = await open_llm(**{**GUARDED, "repair_idle": False}, guard_kl=1e6)
     await ask(llm, 0)
     begun, release = asyncio.Event(), threading.Event()
-    loop, forward = asyncio.get_running_loop(), RowModel.forward
+    loop, together = asyncio.get_running_loop(), RowModel.together
 
-    def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.pipeline.engine.idle._stops and not release.is_set():
+    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+        if stop in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
-            assert kwargs["stop"].wait(10), "a call came and the guard was not told to end"
+            assert stop.wait(10), "a call came and the guard was not told to end"
             release.set()
-        return forward(self, *args, **kwargs)
+        return together(self, parts, stop)
 
-    monkeypatch.setattr(RowModel, "forward", slow)
+    monkeypatch.setattr(RowModel, "together", slow)
     await llm.generate(moved(1))
     await asyncio.wait_for(begun.wait(), 10)
     assert await rows_of(llm, t.guard_samples) == []
@@ -205,15 +205,15 @@ async def test_a_call_ends_the_measurement_and_it_goes_on_later(
 async def test_closing_gives_up_what_is_not_measured(open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = await open_llm(**{**GUARDED, "repair_idle": False}, guard_kl=1e6)
     await ask(llm, 0)
-    begun, loop, forward = asyncio.Event(), asyncio.get_running_loop(), RowModel.forward
+    begun, loop, together = asyncio.Event(), asyncio.get_running_loop(), RowModel.together
 
-    def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.pipeline.engine.idle._stops:
+    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+        if stop in llm.pipeline.engine.idle._stops:
             loop.call_soon_threadsafe(begun.set)
-            assert kwargs["stop"].wait(10), "the guard closes and the forward was not told to end"
-        return forward(self, *args, **kwargs)
+            assert stop.wait(10), "the guard closes and the forward was not told to end"
+        return together(self, parts, stop)
 
-    monkeypatch.setattr(RowModel, "forward", slow)
+    monkeypatch.setattr(RowModel, "together", slow)
     await llm.generate(moved(1))
     await llm.generate(moved(2))
     await asyncio.wait_for(begun.wait(), 10)

@@ -76,8 +76,8 @@ async def test_the_loop_turns_while_the_model_computes(open_llm: OpenLLM, monkey
     llm = await open_llm()
     rows = llm.pipeline.model.support.rows
     assert rows is not None
-    gate = Gate(rows.forward)
-    monkeypatch.setattr(rows, "forward", gate)
+    gate = Gate(rows.together)
+    monkeypatch.setattr(rows, "together", gate)
     task = asyncio.create_task(llm.generate([user(LONG)]))
     assert await asyncio.to_thread(gate.entered.wait, 20)
     for _ in range(50):
@@ -160,8 +160,8 @@ async def test_cancelling_frees_everything(open_llm: OpenLLM, monkeypatch: pytes
     out = watched_buffers(llm, monkeypatch)
     rows = llm.pipeline.model.support.rows
     assert rows is not None
-    gate = Gate(rows.forward, after)
-    monkeypatch.setattr(rows, "forward", gate)
+    gate = Gate(rows.together, after)
+    monkeypatch.setattr(rows, "together", gate)
     task = asyncio.create_task(llm.generate(messages, max_new_tokens=10))
     assert await asyncio.to_thread(gate.entered.wait, 20)
     assert len(out) == 1
@@ -171,9 +171,10 @@ async def test_cancelling_frees_everything(open_llm: OpenLLM, monkeypatch: pytes
     gate.release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await llm.flush()  # what it has computed is kept
     assert out == []
     assert is_free(llm)
-    monkeypatch.setattr(rows, "forward", gate.function)
+    monkeypatch.setattr(rows, "together", gate.function)
     turns = (await llm.pipeline.memory.registry.statistics())["turns"]
     assert sum(t["turns"] for t in turns.values()) == 1
     again = await llm.generate(messages, max_new_tokens=10)
@@ -196,6 +197,7 @@ async def test_cancelling_while_loading_frees_everything(open_llm: OpenLLM, monk
     gate.release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await llm.flush()  # what it has computed is kept
     assert out == []
     assert is_free(llm)
     monkeypatch.setattr(llm.pipeline.memory.tiers, "load", gate.function)
@@ -210,6 +212,7 @@ async def test_breaking_off_a_stream_frees_everything(open_llm: OpenLLM, monkeyp
         async for _ in pieces:
             assert len(out) == 1
             break
+    await llm.flush()
     assert out == []
     assert is_free(llm)
     assert await session.messages() == []

@@ -151,17 +151,17 @@ async def test_a_call_ends_the_repair_under_way_and_it_goes_on_later(
     llm = await open_llm(repair_idle=True)
     begun, stopped = asyncio.Event(), []
     loop, release = asyncio.get_running_loop(), threading.Event()
-    forward = RowModel.forward
+    together = RowModel.together
 
-    def slow(self: RowModel, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stop") in llm.pipeline.engine.idle._stops and not release.is_set():
+    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+        if stop in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
-            assert kwargs["stop"].wait(10), "a call came and the repair was not told to end"
+            assert stop.wait(10), "a call came and the repair was not told to end"
             release.set()
             stopped.append(True)
-        return forward(self, *args, **kwargs)
+        return together(self, parts, stop)
 
-    monkeypatch.setattr(RowModel, "forward", slow)
+    monkeypatch.setattr(RowModel, "together", slow)
     moved = await moved_turn(llm)
     await asyncio.wait_for(begun.wait(), 10)
     other = await asyncio.wait_for(llm.generate([user("something else")], store=False), 10)
