@@ -92,6 +92,7 @@ class SemShareLLM:
     async def flush(self) -> None:
         """Wait until everything stored so far is on disk."""
         if self._work is not None:
+            await self._work.pipeline.underway.settle()
             await self._work.pipeline.memory.flush()
 
     async def settle(self) -> None:
