@@ -7,6 +7,7 @@ long as reading its weights. oneDNN's kernels on weights that were reordered onc
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,6 +38,15 @@ class ReorderedLinear(torch.nn.Linear):
             self.renew()
         weight = self.weight if self._copy is None else self._copy
         made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.nn.Linear:
+        """A copy is a plain layer: opaque weights cannot be copied."""
+        made = torch.nn.Linear.__new__(torch.nn.Linear)
+        memo[id(self)] = made
+        plain = {"weight": self.weight if self._copy is not None else torch.nn.Parameter(self.weight.to_dense(), False)}
+        own = {name: value for name, value in vars(self).items() if name not in ("_parameters", "_copy", "_version")}
+        vars(made).update(deepcopy({**own, "_parameters": {**self._parameters, **plain}}, memo))
         return made
 
     def renew(self) -> None:

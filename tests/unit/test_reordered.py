@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from typing import Any
 from weakref import ref
@@ -99,6 +100,21 @@ def test_an_input_with_a_graph_meets_the_plain_weight() -> None:
     plain.__class__ = ReorderedLinear
     plain.take(shared=False)  # type: ignore[operator]
     torch.testing.assert_close(plain(inputs), wanted)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_copy_is_plain(tied: bool) -> None:
+    model = tiny.build("llama")
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    before = logits(model)
+    assert reorder(model)
+    copied = copy.deepcopy(model)
+    assert not is_reordered(copied)
+    assert is_reordered(model)
+    assert torch.equal(logits(copied), before)
+    assert (copied.lm_head.weight is copied.model.embed_tokens.weight) is tied
+    assert logits(copied.to(torch.bfloat16)).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
