@@ -250,7 +250,9 @@ class Engine:
             with ExitStack() as stages:
                 for part in parts:
                     stages.enter_context(part.work.within())
-                took = timed(lambda: _computed(steps), steps[0].run.device)
+                # What answers compute is kept where they break off; what is done in idle time ends at once.
+                keeps = parts[0].work.priority < Priority.IDLE
+                took = timed(lambda: _computed(steps, keeps), steps[0].run.device)
         except BaseException as e:
             self._failed(parts, e)
             return
@@ -289,7 +291,8 @@ class _AllStopped:
         return all(step.run.stop.is_set() for step in self._steps)
 
 
-def _computed(steps: Sequence[Step]) -> list[torch.Tensor]:
-    if len(steps) == 1:
-        return [steps[0].run.compute(steps[0])]
-    return together(steps, _AllStopped(steps))
+def _computed(steps: Sequence[Step], keeps: bool) -> list[torch.Tensor]:
+    first = steps[0]
+    if len(steps) == 1 and not (keeps and first.mixes):
+        return [first.run.compute(first)]
+    return together(steps, first.run.stop if len(steps) == 1 else _AllStopped(steps), keeps)

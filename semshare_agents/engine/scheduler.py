@@ -11,7 +11,7 @@ from semshare_agents.engine.work import Priority, Work
 from semshare_agents.model.run import Step
 from semshare_agents.values import Ints
 
-LARGEST_CHUNK = 1024
+LARGEST_CHUNK = 512
 """Most rows that a pass computes of a prompt: from there on larger ones are hardly faster, and who comes next waits."""
 UNPRICED_CHUNK = 128
 """Of a pass whose time nobody can predict."""

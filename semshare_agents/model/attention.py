@@ -86,10 +86,18 @@ class StepBatch:
     Attributes:
         parts: The rows of each run.
         stop: Once set, the pass ends with `ForwardStopped` before its next layer.
+        whole_from: From this layer on it is finished all the same; None for none.
     """
 
     parts: Sequence[RunRows]
     stop: Stop | None = None
+    whole_from: int | None = None
+
+    def ends_before(self, layer: int) -> bool:
+        """Whether the pass ends before a layer."""
+        if self.whole_from is not None and layer >= self.whole_from:
+            return False
+        return self.stop is not None and self.stop.is_set()
 
     @property
     def where(self) -> torch.Tensor:

@@ -69,7 +69,7 @@ class ScatterCache(Cache):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scatter a layer's fresh keys and values; the attention takes what the runs hold from the pass."""
-        if self.step_batch.stop is not None and self.step_batch.stop.is_set():
+        if self.step_batch.ends_before(layer_idx):
             raise ForwardStopped
         at = 0
         for rows, buffer in zip(self.step_batch.parts, self.buffers, strict=True):
@@ -169,7 +169,7 @@ class RowModel:
         return self.together([Rows(token_ids, rows, buffer, logits, observer)], stop)[0]
 
     @torch.inference_mode()
-    def together(self, parts: Sequence[Rows], stop: Stop | None = None) -> list[torch.Tensor]:
+    def together(self, parts: Sequence[Rows], stop: Stop | None = None, keeps: bool = False) -> list[torch.Tensor]:
         """Compute rows of several runs in one pass: their KV goes into the runs' buffers.
 
         Linear layers see all rows as one matrix; each run's rows attend to that run's buffer.
@@ -177,6 +177,7 @@ class RowModel:
         Args:
             parts: The rows of each run.
             stop: Ends the pass early once set.
+            keeps: Finish a pass all the same whose first half is computed: what it computes is kept.
 
         Returns:
             The logits of each part, `(logits, vocabulary)`.
@@ -184,7 +185,8 @@ class RowModel:
         Raises:
             ForwardStopped: `stop` was set.
         """
-        step_batch = StepBatch([self.run_rows(part.rows, part.observer) for part in parts], stop)
+        rows = [self.run_rows(part.rows, part.observer) for part in parts]
+        step_batch = StepBatch(rows, stop, len(self.layers) // 2 if keeps else None)
         cache = ScatterCache([part.buffer for part in parts], step_batch)
         token_ids = np.concatenate([part.token_ids for part in parts])
         if len(parts) == 1:

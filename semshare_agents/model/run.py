@@ -304,12 +304,13 @@ class RowRun(Run):
             self._buffer = None
 
 
-def together(steps: Sequence[Step], stop: Stop) -> list[torch.Tensor]:
+def together(steps: Sequence[Step], stop: Stop, keeps: bool = False) -> list[torch.Tensor]:
     """Compute steps of several runs in one pass on this thread.
 
     Args:
         steps: Steps that mix, each of another run of one model.
         stop: Ends the pass early once set.
+        keeps: Finish a pass all the same whose first half is computed.
 
     Returns:
         The logits of each, `(logits, vocabulary)`.
@@ -318,7 +319,8 @@ def together(steps: Sequence[Step], stop: Stop) -> list[torch.Tensor]:
         ForwardStopped: `stop` was set; no run has gone on then.
     """
     runs = [run for step in steps if (run := step.run.by_rows) is not None]
-    found = runs[0].model.together([run.rows_of(step) for run, step in zip(runs, steps, strict=True)], stop)
+    parts = [run.rows_of(step) for run, step in zip(runs, steps, strict=True)]
+    found = runs[0].model.together(parts, stop, keeps)
     for run, step in zip(runs, steps, strict=True):
         run.computed(step)
     return found

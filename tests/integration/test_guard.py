@@ -184,12 +184,12 @@ async def test_a_call_ends_the_measurement_and_it_goes_on_later(
     begun, release = asyncio.Event(), threading.Event()
     loop, together = asyncio.get_running_loop(), RowModel.together
 
-    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+    def slow(self: RowModel, parts: Any, stop: Any = None, keeps: bool = False) -> Any:
         if stop in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
             assert stop.wait(10), "a call came and the guard was not told to end"
             release.set()
-        return together(self, parts, stop)
+        return together(self, parts, stop, keeps)
 
     monkeypatch.setattr(RowModel, "together", slow)
     await llm.generate(moved(1))
@@ -207,11 +207,11 @@ async def test_closing_gives_up_what_is_not_measured(open_llm: OpenLLM, monkeypa
     await ask(llm, 0)
     begun, loop, together = asyncio.Event(), asyncio.get_running_loop(), RowModel.together
 
-    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+    def slow(self: RowModel, parts: Any, stop: Any = None, keeps: bool = False) -> Any:
         if stop in llm.pipeline.engine.idle._stops:
             loop.call_soon_threadsafe(begun.set)
             assert stop.wait(10), "the guard closes and the forward was not told to end"
-        return together(self, parts, stop)
+        return together(self, parts, stop, keeps)
 
     monkeypatch.setattr(RowModel, "together", slow)
     await llm.generate(moved(1))

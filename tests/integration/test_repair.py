@@ -153,13 +153,13 @@ async def test_a_call_ends_the_repair_under_way_and_it_goes_on_later(
     loop, release = asyncio.get_running_loop(), threading.Event()
     together = RowModel.together
 
-    def slow(self: RowModel, parts: Any, stop: Any = None) -> Any:
+    def slow(self: RowModel, parts: Any, stop: Any = None, keeps: bool = False) -> Any:
         if stop in llm.pipeline.engine.idle._stops and not release.is_set():
             loop.call_soon_threadsafe(begun.set)
             assert stop.wait(10), "a call came and the repair was not told to end"
             release.set()
             stopped.append(True)
-        return together(self, parts, stop)
+        return together(self, parts, stop, keeps)
 
     monkeypatch.setattr(RowModel, "together", slow)
     moved = await moved_turn(llm)

@@ -23,10 +23,10 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts are computed in chunks of 64 rows, each of which takes a while."""
     together = RowModel.together
 
-    def slowly(self: RowModel, parts: Any, stop: Any = None) -> Any:
+    def slowly(self: RowModel, parts: Any, stop: Any = None, keeps: bool = False) -> Any:
         if len(parts[0].rows) > 16:
             time.sleep(0.03)
-        return together(self, parts, stop)
+        return together(self, parts, stop, keeps)
 
     monkeypatch.setattr(scheduler, "LARGEST_CHUNK", 64)
     # A tiny model's prompts are hardly worth waiting for.
