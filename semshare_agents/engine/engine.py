@@ -138,6 +138,12 @@ class Engine:
             return await asyncio.wrap_future(self.submit(step(), Priority.IDLE))
         return None
 
+    @property
+    def running(self) -> bool:
+        """Whether answers are running: who comes now may not hold them up."""
+        with self._arrived:
+            return self._running()
+
     def over(self, run: Run) -> None:
         """An answer has its last token: no pass waits for another."""
         with self._arrived:

@@ -20,6 +20,9 @@ DEFERRED_STEP_ROWS = 128
 """Most deferred rows that one decoding step carries: an answer has to keep flowing."""
 
 
+PAGE_BYTES = 4096
+
+
 @dataclass(frozen=True)
 class Step:
     """Rows of one run that are computed in one pass: a prompt, a part of one, a token, rows to repair.
@@ -268,6 +271,11 @@ class RowRun(Run):
         """Take the buffer's first rows as the KV of `tokens`, shape `(tokens,)`, exact for the first `exact`."""
         self._tokens[: len(tokens)] = tokens
         self.length, self.exact = len(tokens), exact
+
+    def touch(self) -> None:
+        """Have the system lay out the memory of an empty buffer now, which else the first pass waits for."""
+        if self.buffer.device.type == "cpu":
+            self.buffer.view(torch.uint8).view(-1)[::PAGE_BYTES] = 0
 
     @property
     def closed(self) -> bool:

@@ -164,6 +164,8 @@ class Pipeline:
             turn = None if run.by_rows is None else self.underway.begin(matched, run.by_rows)
             prefilled = None
             try:
+                if run.by_rows is not None and self.engine.running:
+                    await threads.work(run.by_rows.touch)
                 filled = await self._filled(matched, run, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
                 prefilled = Prefilled(filled, run, report, clock, turn)
