@@ -265,7 +265,8 @@ class Engine:
         with self._arrived:
             now = time.monotonic()
             for part in parts:
-                if part.work.priority is Priority.STREAM:
+                # Whose prompt is done has an answer that begins.
+                if part.finishes and part.work.priority < Priority.IDLE:
                     self._streams[part.step.run] = now
         for part, logits in zip(parts, took.result, strict=True):
             part.work.add(replace(took, shared=len(parts) > 1))
