@@ -142,3 +142,18 @@ async def open_llm(tmp_path: Path, measured_speeds: Callable[[LoadedModel], Path
             return llm
 
         yield opened
+
+
+@pytest.fixture
+async def llm(open_llm: OpenLLM) -> SemShareLLM:
+    """An adapter on a tiny model."""
+    return await open_llm()
+
+
+@pytest.fixture
+async def url(llm: SemShareLLM) -> AsyncIterator[str]:
+    """The address of a server of it."""
+    from tests.serving import serving
+
+    async with serving(llm) as address:
+        yield address

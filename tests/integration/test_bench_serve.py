@@ -94,11 +94,6 @@ def test_made_up_chats_in_this_process(folder: Path, tmp_path: Path, mode: str) 
     assert not list((home / "kv").rglob("*.safetensors")), "what is measured has a memory of its own"
 
 
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
 async def test_a_file_over_a_server(llm: SemShareLLM, file: Path, tmp_path: Path) -> None:
     out, keys = tmp_path / "out.json", Keyring({digest("sk-a"): "acme"})
     async with serving(llm, keys) as url:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import anthropic
@@ -39,17 +39,6 @@ class Flag(BaseModel):
 def claude(url: str, key: str = "none") -> anthropic.AsyncAnthropic:
     """The official client of a server."""
     return anthropic.AsyncAnthropic(base_url=url, api_key=key, max_retries=0, timeout=60)
-
-
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
-async def url(llm: SemShareLLM) -> AsyncIterator[str]:
-    async with serving(llm) as address:
-        yield address
 
 
 async def test_a_message_is_the_chat_s_answer(url: str, llm: SemShareLLM) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,17 +44,6 @@ class Flag(BaseModel):
 
     stripes: Literal[2, 3]
     old: bool
-
-
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
-async def url(llm: SemShareLLM) -> AsyncIterator[str]:
-    async with serving(llm) as address:
-        yield address
 
 
 async def test_a_response_is_the_chat_s_answer(url: str, llm: SemShareLLM) -> None:

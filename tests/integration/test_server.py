@@ -29,17 +29,6 @@ OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 KEYS = Keyring({digest("sk-a"): "acme", digest("sk-b"): "bolt"})
 
 
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
-async def url(llm: SemShareLLM) -> AsyncIterator[str]:
-    async with serving(llm) as address:
-        yield address
-
-
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [tiny.user(tiny.words(30, seed=1))]}
 
 

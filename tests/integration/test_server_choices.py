@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,22 +15,11 @@ from semshare_server.shapes import TextShape
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.values import Generation, TokenLogprob, Usage
 from tests import tiny
-from tests.serving import MODEL, client, serving
+from tests.serving import MODEL, client
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [tiny.user(tiny.words(30, seed=1))]}
 HOT: dict[str, Any] = {"temperature": 1.4, "seed": 7}
-
-
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
-async def url(llm: SemShareLLM) -> AsyncIterator[str]:
-    async with serving(llm) as address:
-        yield address
 
 
 def ids(text: str) -> list[int]:

@@ -23,11 +23,6 @@ DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 
 
 @pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
 async def http(llm: SemShareLLM) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(llm) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         yield client

@@ -21,11 +21,6 @@ CHAT: dict[str, Any] = {"messages": [tiny.user("hi")], "max_tokens": 2}
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
 
 
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
 async def test_head_is_get_without_a_body(llm: SemShareLLM) -> None:
     async with serving(llm) as url, httpx.AsyncClient(base_url=url) as http:
         for path in ("/health", "/", "/metrics", "/v1/models", f"/v1/models/{MODEL}", "/openapi.json"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from semshare_agents.llm import SemShareLLM
 from semshare_agents.tools.calls import broken_off
 from tests import tiny
-from tests.serving import MODEL, client, serving
+from tests.serving import MODEL, client
 
 OpenLLM = Callable[..., Awaitable[SemShareLLM]]
 
@@ -50,17 +50,6 @@ class Flag(BaseModel):
     colour: Colour
     stripes: Literal[2, 3]
     old: bool
-
-
-@pytest.fixture
-async def llm(open_llm: OpenLLM) -> SemShareLLM:
-    return await open_llm()
-
-
-@pytest.fixture
-async def url(llm: SemShareLLM) -> AsyncIterator[str]:
-    async with serving(llm) as address:
-        yield address
 
 
 async def test_a_named_tool_is_called_whole_and_streamed_alike(url: str, llm: SemShareLLM) -> None:
