@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$", description="'auto': float32 on CPU")
     threads: int | None = Field(None, gt=0, description="torch's compute threads; default: torch's own choice")
     reorder_weights: bool = Field(
-        True, description="on a CPU in float32 weights lie in oneDNN's order: few rows are two to three times as fast"
+        True, description="on a CPU in float32 weights lie in oneDNN's order: passes of few rows are faster"
     )
     tenant: str = Field("default", min_length=1, max_length=200, description="tenant of calls that name none")
 

@@ -29,6 +29,7 @@ from semshare_agents.timing.delays import Timed, timed
 T = TypeVar("T")
 
 STEP_SECONDS = 0.25
+"""How long a pass may take while answers run, where nobody says."""
 GATHER_SECONDS = 0.008
 """How long after a pass the next one waits for each of the answers that had a token in it: they share it then."""
 MOST_GATHER_SECONDS = 0.04

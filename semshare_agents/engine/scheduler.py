@@ -18,6 +18,8 @@ UNPRICED_CHUNK = 128
 SMALLEST_CHUNK = 16
 LAST_ROWS = 32
 """The last part of a step has so many rows: what the end of a prompt looks at is watched in one pass."""
+MOST_TENANTS = 1024
+"""Of so many it is known when they were served last; of others it was longer ago."""
 GROWTH = 1.25
 """Chunk sizes that are tried differ by this factor."""
 
@@ -110,8 +112,8 @@ class Scheduler:
         if work.priority is not Priority.STREAM:
             self._served.pop(work.step.run.tenant, None)
             self._served[work.step.run.tenant] = self._passes
-            while len(self._served) > 1024:  # the longest unserved tenant is as good as new
-                self._served.pop(next(iter(self._served)))
+            if len(self._served) > MOST_TENANTS:
+                del self._served[next(iter(self._served))]
 
     def _fitting(self, work: Work, beside: list[Ints], left: int, streaming: bool, alone: bool) -> int:
         """How many of a step's next rows the pass has time for; 0 for none."""

@@ -1,7 +1,7 @@
 """Linear layers whose weights lie in the order in which oneDNN multiplies them.
 
-On a CPU a plain matrix product with few rows (decoding, drafts, repair, short prefills) takes two to three times as
-long as reading its weights. oneDNN's kernels on weights that were reordered once come near that limit.
+On a CPU a plain matrix product with few rows (decoding, drafts, repair, short prefills) takes longer than reading its
+weights; oneDNN's kernels on weights that were reordered once come nearer to that limit.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Pipeline:
             try:
                 if run.by_rows is not None and self.engine.running:
                     await threads.work(run.by_rows.touch)
-                filled = await self._filled(matched, run, clock)
+                filled = await self._filled(matched, run, turn, clock)
                 report = await threads.work(report_of, filled, self.model.layers, self.planner.cost, clock)
                 prefilled = Prefilled(filled, run, report, clock, turn)
             finally:
@@ -208,12 +208,14 @@ class Pipeline:
         """Why nothing can be reused for this prompt, whatever is stored; None where something might."""
         return self.model.support.beyond(tokens) or (REUSE_OFF if request.reuse is Reuse.OFF else None)
 
-    async def _filled(self, matched: Matched, run: Run, clock: Clock) -> Filled:
+    async def _filled(self, matched: Matched, run: Run, turn: TurnUnderway | None, clock: Clock) -> Filled:
         """A run with the KV of the whole prompt, by a model that did not change meanwhile."""
         filled = await self._loaded_and_computed(matched, run, clock)
         if matched.scope is NOWHERE or await self.memory.unchanged(matched.scope):
             return filled
-        # KV of before beside rows of after would be neither's.
+        # KV of before beside rows of after would be neither's, and that of after is not the first scope's.
+        if turn is not None:
+            turn.registrable = False
         empty = Alignment.empty(len(matched.asked.prompt))
         try:
             scope = await self.memory.scope(matched.request.tenant, make=matched.request.store)
@@ -333,7 +335,7 @@ class Pipeline:
                     signer = await threads.work(self.planner.lexicon.signer, scope)
                     turn = await threads.work(new_turn, prefilled, answer.text, stored, signer)
                     turn_id = await self.memory.commit(scope, turn, prefilled.registered_as)
-                    prefilled.registered()
+                    prefilled.settle()
                 except BaseException:
                     await self.memory.discard(stored.blocks)
                     raise

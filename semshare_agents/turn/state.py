@@ -91,7 +91,8 @@ class TurnUnderway:
         exact_ahead: Length of the prefix whose KV will be exact once the prompt is computed.
         published: Length of the prefix that others find in the registry.
         turn_id: What it is registered as; None until it is.
-        registered: Whether it is registered with its answer: nothing of it is to be registered any more.
+        registrable: Whether what it has computed may be registered: no more once it is with its answer, nor where
+            the model changed.
         over: Set once nothing more will be computed.
         ended_at: When its run was closed, by a clock that never goes back; None before.
         lock: Held while its KV is read out.
@@ -102,7 +103,7 @@ class TurnUnderway:
     exact_ahead: int
     published: int
     turn_id: int | None = None
-    registered: bool = False
+    registrable: bool = True
     over: asyncio.Event = field(default_factory=asyncio.Event)
     ended_at: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -191,10 +192,10 @@ class Prefilled:
         """Its id, where others have found some of it already; else None."""
         return None if self.turn is None else self.turn.turn_id
 
-    def registered(self) -> None:
+    def settle(self) -> None:
         """It is registered with its answer."""
         if self.turn is not None:
-            self.turn.registered = True
+            self.turn.registrable = False
 
     def alone(self) -> AbstractAsyncContextManager[Any]:
         """Entered while its KV is read out and registered."""

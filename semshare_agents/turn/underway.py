@@ -101,7 +101,7 @@ class Underway:
         """Register what a turn has computed exactly so far, in whole blocks; its lock is held."""
         memory, scope, run = self._memory, turn.matched.scope, turn.run
         size = memory.spec.block_tokens
-        reached = 0 if run.closed or turn.registered else run.exact // size * size
+        reached = run.exact // size * size if turn.registrable and not run.closed else 0
         if reached <= turn.published or not await memory.unchanged(scope):
             return
         tokens = run.tokens[:reached].copy()

@@ -7,11 +7,14 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from semshare_agents.engine import scheduler
 from semshare_agents.llm import SemShareLLM
+from semshare_agents.model.loading import prepare
 from semshare_agents.model.rows import RowModel
 from semshare_agents.turn import planner
+from tests import tiny
 from tests.conftest import OpenLLM
 
 DOSSIER = "the boats lie in the harbour and the nets hang over the wall, " * 20
@@ -195,3 +198,25 @@ async def test_an_answer_on_a_part_of_the_kv_leaves_whole_blocks(open_llm: OpenL
     again = await llm.generate(asked(DOSSIER))
     assert first.tokens == again.tokens
     assert again.report.tokens["exact"] > 0
+
+
+@pytest.mark.usefixtures("slow")
+async def test_kv_of_a_model_that_changed_meanwhile_is_never_kept_as_the_first_one_s(open_llm: OpenLLM) -> None:
+    model = prepare(tiny.build("llama"), tiny.tokenizer(), "changing")
+    llm, weight = await open_llm(model, reuse="exact"), model.model.model.layers[0].mlp.up_proj.weight
+    trying = asyncio.ensure_future(llm.generate(asked(DOSSIER), max_new_tokens=600))
+    await reached(llm, 4 * BLOCK)
+    (turn,) = llm.pipeline.underway._turns
+    with torch.no_grad():
+        weight.mul_(2.0)
+    async with asyncio.timeout(20):
+        while turn.registrable:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    with torch.no_grad():
+        weight.mul_(0.5)  # bit by bit as it was
+    await asyncio.sleep(0.1)
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    await llm.flush()
+    assert (await llm.generate(asked(DOSSIER))).report.tokens["exact"] == 0
